@@ -1,0 +1,1 @@
+"""osteosap.training."""
