@@ -1,0 +1,390 @@
+"""Read a DICOM study: find the series, say what each is, hand on the stations as volumes."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from osteosap.dicom.assemble import adc_scale_to_um2_per_s, read_station
+from osteosap.dicom.groups import (
+    ProtocolGroup,
+    choose_t1,
+    group_by_protocol,
+    merge_single_b,
+    span_fraction,
+)
+from osteosap.dicom.headers import ImageHeader, read_headers, redact
+from osteosap.dicom.roles import SeriesPart, sort_series
+from osteosap.dicom.stations import Slices, check_spacing, positions_of, split_stations
+from osteosap.errors import StudyError
+from osteosap.exam import StationImage
+from osteosap.volume import Volume
+
+__all__ = ["SeriesRecord", "StudyReading", "read_study"]
+
+_LOG = logging.getLogger(__name__)
+
+_MR_REMEDY = "Point to one MR examination with a T1-weighted and a diffusion series"
+_LEAST_SPAN = 0.05
+
+
+@dataclass(frozen=True)
+class SeriesRecord:
+    """What one series (or a part of it with its own role) is, and why.
+
+    Parameters
+    ----------
+    number
+        Series number; -1 where the header has none.
+    description
+        Series description without the patient's name and identifier.
+    modality, n_files
+        As found.
+    role
+        ``"t1"``, ``"dwi"``, ``"adc_map"``, ``"computed_b"``, ``"localizer"`` or ``"other"``.
+    reason
+        Why it has this role, and why it is not used where it could have been.
+    b_values_s_per_mm2
+        Of acquired (``dwi``) and computed (``computed_b``) diffusion images, rising.
+    n_stations
+        Bed positions; 0 where the series makes no volume for this project.
+    geometry
+        Matrix and voxel size of the first station.
+    used
+        Whether its images are handed on.
+    """
+
+    number: int
+    description: str
+    modality: str
+    n_files: int
+    role: str
+    reason: str
+    b_values_s_per_mm2: tuple[float, ...]
+    n_stations: int
+    geometry: str
+    used: bool = False
+
+
+@dataclass(frozen=True)
+class StudyReading:
+    """A sorted study: a record of every series, the images to use, and what to mind."""
+
+    series: tuple[SeriesRecord, ...]
+    images: tuple[StationImage, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """The groups to read, and why other candidates are not read."""
+
+    t1: tuple[ProtocolGroup, ...]
+    dwi: tuple[ProtocolGroup, ...]
+    adc: tuple[ProtocolGroup, ...]
+    refused: dict[int, str]
+    warnings: tuple[str, ...]
+
+    @property
+    def used(self) -> frozenset[int]:
+        """Identities of the series parts to read."""
+        groups = (*self.t1, *self.dwi, *self.adc)
+        return frozenset(id(part) for group in groups for part in group.parts)
+
+
+def read_study(folder: Path) -> StudyReading:
+    """Sort the DICOM files below a folder and read the images of the examination.
+
+    Parameters
+    ----------
+    folder
+        Any nesting; files that are not DICOM are passed over.
+
+    Returns
+    -------
+    StudyReading
+        ``images`` holds the stations of the T1 series chosen, of every acquired b-value
+        and of the scanner's ADC maps (um2/s), axes turned to RAS.
+
+    Raises
+    ------
+    StudyError
+        No DICOM, no MR, two studies, a truncated file, T1 or diffusion missing, a single
+        b-value without ADC map, or slices missing.
+    """
+    headers, warnings = _drop_duplicates(_read_folder(folder))
+    _require_one_study(headers)
+    parts = _sort(headers)
+    selection = _select(parts)
+    records = tuple(_record(part, selection) for part in parts)
+    for record in records:
+        _log(record)
+    _require_complete(parts, selection)
+    images, notes = _read_images(selection)
+    return StudyReading(records, images, (*warnings, *selection.warnings, *notes))
+
+
+def _read_folder(folder: Path) -> tuple[ImageHeader, ...]:
+    if not folder.is_dir():
+        raise StudyError(f"no folder {folder}", remedy="Check the path of the study")
+    headers = read_headers(folder)
+    if not headers:
+        n_files = sum(1 for path in folder.rglob("*") if path.is_file())
+        raise StudyError(
+            f"no DICOM file in {folder} ({n_files} files), expected an MR examination",
+            remedy=_MR_REMEDY,
+        )
+    return headers
+
+
+def _drop_duplicates(
+    headers: Sequence[ImageHeader],
+) -> tuple[tuple[ImageHeader, ...], tuple[str, ...]]:
+    """Keep one file an image; files that hold the same one are counted, not read twice."""
+    kept: dict[str, ImageHeader] = {}
+    dropped: Counter[str] = Counter()
+    for index, header in enumerate(headers):
+        key = header.sop_uid or f"file {index}"
+        if key in kept:
+            dropped[f"series {header.series_number}"] += 1
+        kept.setdefault(key, header)
+    warnings = tuple(f"{name}: {n} duplicate files dropped" for name, n in dropped.items())
+    return tuple(kept.values()), warnings
+
+
+def _require_one_study(headers: Sequence[ImageHeader]) -> None:
+    for what, values in (
+        ("patients", {h.patient for h in headers if h.patient.startswith("id")}),
+        ("patients", {h.patient for h in headers if h.patient.startswith("name")}),
+        ("studies", {h.study_uid for h in headers if h.study_uid}),
+    ):
+        if len(values) > 1:
+            raise StudyError(
+                f"the folder holds images of {len(values)} {what}, expected one",
+                remedy="Put each examination into a folder of its own",
+            )
+
+
+def _sort(headers: Sequence[ImageHeader]) -> tuple[SeriesPart, ...]:
+    series: dict[str, list[ImageHeader]] = {}
+    for header in headers:
+        key = header.series_uid or f"number {header.series_number}"
+        series.setdefault(key, []).append(header)
+    parts = [part for images in series.values() for part in sort_series(images)]
+    return tuple(sorted(parts, key=lambda p: (p.number, p.first.series_uid, p.role)))
+
+
+def _select(parts: Sequence[SeriesPart]) -> _Selection:
+    """Choose what to read; the choice depends on the headers only."""
+    by_role = {
+        role: group_by_protocol([p for p in parts if p.role == role])
+        for role in ("t1", "dwi", "adc_map")
+    }
+    refused: dict[int, str] = {}
+    warnings: tuple[str, ...] = ()
+    t1, dwi, adc = by_role["t1"], by_role["dwi"], by_role["adc_map"]
+    trace = [g for g in dwi if not g.is_directional]
+    for group in dwi:
+        if group.is_directional and any(
+            g.b_values_s_per_mm2 == group.b_values_s_per_mm2 for g in trace
+        ):
+            _refuse(group, "its trace-weighted images are a series of their own", refused)
+    dwi = tuple(g for g in dwi if id(g.parts[0]) not in refused)
+    if dwi and not adc and all(len(g.b_values_s_per_mm2) < 2 for g in dwi):
+        merged = merge_single_b(dwi)
+        warnings = tuple(
+            f"{g.name}: b-values {_list_b(g.b_values_s_per_mm2)} come from series of equal "
+            "protocol; equal scaling of their pixels is assumed"
+            for g in merged
+            if len(g.b_values_s_per_mm2) > 1
+        )
+        dwi = merged
+    if t1:
+        best = choose_t1(t1, dwi)
+        for group in t1:
+            if group is not best:
+                _refuse(group, f"{best.name} serves better", refused)
+        t1 = (best,)
+    return _Selection(t1, dwi, adc, refused, warnings)
+
+
+def _refuse(group: ProtocolGroup, why: str, refused: dict[int, str]) -> None:
+    refused.update({id(part): f"; not used: {why}" for part in group.parts})
+
+
+def _require_complete(parts: Sequence[SeriesPart], selection: _Selection) -> None:
+    modalities = Counter(p.first.modality for p in parts)
+    found = ", ".join(f"{n} {m}" for m, n in sorted(modalities.items()))
+    if "MR" not in modalities:
+        raise StudyError(
+            f"the study holds no MR series (found: {found}), expected T1 and diffusion MR",
+            remedy=_MR_REMEDY,
+        )
+    enhanced = any("enhanced" in p.reason for p in parts)
+    hint = "; enhanced multi-frame files are not read, export classic ones" if enhanced else ""
+    if not selection.t1 or not selection.dwi:
+        missing = [
+            n for n, g in (("T1-weighted", selection.t1), ("diffusion", selection.dwi)) if not g
+        ]
+        raise StudyError(
+            f"no {' and no '.join(missing)} series among the series found ({found})",
+            remedy=f"Add the {' and the '.join(missing)} series of the same examination{hint}; "
+            "the log names the role of each series",
+        )
+    if not selection.adc and all(len(g.b_values_s_per_mm2) < 2 for g in selection.dwi):
+        values = sorted({b for g in selection.dwi for b in g.b_values_s_per_mm2})
+        problem = (
+            f"the diffusion images have one b-value only ({_list_b(values)} s/mm2)"
+            if len(values) == 1
+            else f"no diffusion acquisition has two b-values ({_list_b(values)} s/mm2 apart)"
+        )
+        raise StudyError(
+            f"{problem} and the study has no ADC map of the scanner",
+            remedy="Add the series with a second b-value (0-100 and 800-1000) or the scanner's ADC",
+        )
+    if span_fraction(selection.t1[0], selection.dwi) < _LEAST_SPAN:
+        raise StudyError(
+            f"the T1 images ({selection.t1[0].name}) and the diffusion images show different "
+            "parts of the body",
+            remedy="Add the T1 series of the same region",
+        )
+
+
+def _read_images(selection: _Selection) -> tuple[tuple[StationImage, ...], tuple[str, ...]]:
+    images: list[StationImage] = []
+    warnings: list[str] = []
+    for group in selection.t1:
+        for part in group.parts:
+            for volume, notes in _volumes(part, "t1"):
+                images.append(StationImage(volume, "t1", None, group.name, _source(part)))
+                warnings += notes
+    for group in selection.dwi:
+        for part in group.parts:
+            images += _read_dwi(part, group.name, warnings)
+    for group in selection.adc:
+        images += _read_adc(group, warnings)
+    return tuple(images), tuple(warnings)
+
+
+def _volumes(part: SeriesPart, channel: str) -> list[tuple[Volume, tuple[str, ...]]]:
+    return [
+        read_station(slices, channel=channel, what=_source(part))
+        for slices in split_stations(part.headers)
+    ]
+
+
+def _read_dwi(part: SeriesPart, group: str, warnings: list[str]) -> list[StationImage]:
+    """All stations and b-values of a diffusion series, b-values of a station together."""
+    by_b = {
+        b: split_stations([h for h in part.headers if h.b_value_s_per_mm2 == b])
+        for b in part.b_values_s_per_mm2
+    }
+    _require_equal_slices(part, by_b)
+    images = []
+    for index in range(len(next(iter(by_b.values())))):
+        for b, stations in by_b.items():
+            what = f"{_source(part)} (b {b:g})"
+            volume, notes = read_station(stations[index], channel=f"b{b:g}", what=what)
+            images.append(StationImage(volume, "dwi", b, group, _source(part)))
+            warnings += notes
+    return images
+
+
+def _require_equal_slices(part: SeriesPart, by_b: dict[float, tuple[Slices, ...]]) -> None:
+    for b, stations in by_b.items():
+        for slices in stations:
+            check_spacing(slices, what=f"{_source(part)} (b {b:g})")
+    slices_of = {b: [_n_positions(s) for s in stations] for b, stations in by_b.items()}
+    lowest = next(iter(slices_of))
+    for b, counts in slices_of.items():
+        if counts != slices_of[lowest]:
+            raise StudyError(
+                f"{_source(part)}: b {b:g} has {sum(counts)} slices in {len(counts)} stations, "
+                f"b {lowest:g} has {sum(slices_of[lowest])} in {len(slices_of[lowest])}",
+                remedy="Export or copy the series again with all its images",
+            )
+
+
+def _read_adc(group: ProtocolGroup, warnings: list[str]) -> list[StationImage]:
+    """ADC maps of the scanner in um2/s; one unit for all stations."""
+    volumes = [(part, *v) for part in group.parts for v in _volumes(part, "adc")]
+    values = np.concatenate([volume.array.ravel() for _, volume, _ in volumes])
+    found = adc_scale_to_um2_per_s(values)
+    if found is None:
+        warnings.append(f"{group.name}: the unit of this ADC map cannot be told; it is left out")
+        return []
+    factor, statement = found
+    _LOG.info("%s: ADC map, %s", group.name, statement)
+    if factor != 1:
+        warnings.append(f"{group.name}: ADC map, {statement}")
+    for _, _, notes in volumes:
+        warnings += notes
+    images = []
+    for part, volume, _ in volumes:
+        array = volume.channel("adc").astype(np.float32) * np.float32(factor)
+        scaled = Volume.single(array, volume.affine, "adc")
+        images.append(StationImage(scaled, "adc", None, group.name, _source(part)))
+    return images
+
+
+def _record(part: SeriesPart, selection: _Selection) -> SeriesRecord:
+    first = part.first
+    stations: tuple[Slices, ...] = ()
+    if part.role in ("t1", "dwi", "adc_map", "computed_b"):
+        lowest = part.b_values_s_per_mm2[:1]
+        stations = split_stations(
+            [h for h in part.headers if not lowest or h.b_value_s_per_mm2 == lowest[0]]
+        )
+    return SeriesRecord(
+        number=part.number,
+        description=redact(first.description, first.private_words),
+        modality=first.modality,
+        n_files=len(part.headers),
+        role=part.role,
+        reason=part.reason + selection.refused.get(id(part), ""),
+        b_values_s_per_mm2=part.b_values_s_per_mm2,
+        n_stations=len(stations),
+        geometry=_describe(first, stations[0] if stations else part.headers),
+        used=id(part) in selection.used,
+    )
+
+
+def _describe(first: ImageHeader, slices: Slices) -> str:
+    if not first.has_geometry or not all(h.has_geometry for h in slices):
+        return "no geometry"
+    positions = np.unique(positions_of(slices).round(2))
+    step = f"x{np.median(np.diff(positions)):.3g}" if len(positions) > 1 else ""
+    down, across = first.pixel_spacing_mm
+    return (
+        f"{first.columns}x{first.rows}x{len(positions)} voxels of {across:.3g}x{down:.3g}{step} mm"
+    )
+
+
+def _log(record: SeriesRecord) -> None:
+    values = f", b {_list_b(record.b_values_s_per_mm2)}" if record.b_values_s_per_mm2 else ""
+    _LOG.info(
+        "series %d '%s': %d images -> %s%s (%s)",
+        record.number,
+        record.description,
+        record.n_files,
+        record.role,
+        values,
+        record.reason,
+    )
+
+
+def _n_positions(slices: Slices) -> int:
+    return len(np.unique(positions_of(slices).round(1)))
+
+
+def _source(part: SeriesPart) -> str:
+    return f"series {part.number}"
+
+
+def _list_b(values: Sequence[float]) -> str:
+    return ", ".join(f"{b:g}" for b in values)

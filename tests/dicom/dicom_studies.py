@@ -1,0 +1,61 @@
+"""Small simulated studies, and tools to change them as scanners and users do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+
+from osteosap.exam import StationImage
+from osteosap.geometry import Affine, make_affine
+from osteosap.volume import Volume
+
+SHAPE = (10, 8, 6)
+SPACING_MM = (3.0, 2.0, 5.0)
+B_VALUES = (0.0, 50.0, 1000.0)
+
+
+def make_images(
+    affines: Iterable[Affine] | None = None,
+    *,
+    b_values: Iterable[float] = B_VALUES,
+    adc: bool = False,
+) -> list[StationImage]:
+    """T1 and diffusion images of each station; intensities are random, but fixed."""
+    rng = np.random.default_rng(7)
+    images = []
+    for affine in affines if affines is not None else (station_affine(0), station_affine(1)):
+        t1 = rng.uniform(0, 800, SHAPE).astype(np.float32)
+        images.append(StationImage(Volume.single(t1, affine, "t1"), "t1", source="simulated"))
+        true_adc = rng.uniform(400, 2500, SHAPE).astype(np.float32)
+        b0 = rng.uniform(100, 300, SHAPE).astype(np.float32)
+        for b in b_values:
+            signal = b0 * np.exp(-b * true_adc * 1e-6)
+            volume = Volume.single(signal, affine, f"b{b:g}")
+            images.append(StationImage(volume, "dwi", b, "dwi", "simulated"))
+        if adc:
+            volume = Volume.single(true_adc, affine, "adc")
+            images.append(StationImage(volume, "adc", source="simulated"))
+    return images
+
+
+def station_affine(number: int) -> Affine:
+    """Stations from head to foot, one slice of overlap."""
+    step = (SHAPE[2] - 1) * SPACING_MM[2]
+    return make_affine(SPACING_MM, (-12.0, -7.0, 100.0 - number * step))
+
+
+def edit(files: Iterable[Path], change: Callable[[Dataset], None]) -> None:
+    """Rewrite files after a change of their datasets."""
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        change(dataset)
+        dataset.save_as(path)
+
+
+def files_of(folder: Path, kind: str) -> list[Path]:
+    """Files of all series of a kind in a study that ``write_study`` wrote."""
+    return sorted(folder.glob(f"*_{kind}/*.dcm"))

@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_studies import B_VALUES, edit, files_of, make_images, station_affine
+from pydicom.dataset import Dataset
+
+from osteosap.dicom import DicomWriterConfig, read_study, write_study
+from osteosap.dicom.assemble import adc_scale_to_um2_per_s
+from osteosap.dicom.b_values import read_b_value, read_directionality
+from osteosap.dicom.headers import parse_header
+from osteosap.dicom.roles import sort_series
+
+
+def put(**values: object) -> Callable[[Dataset], None]:
+    def change(dataset: Dataset) -> None:
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+
+    return change
+
+
+def without_b(dataset: Dataset) -> None:
+    for tag in (0x00189087, 0x00189075, 0x0019100C, 0x0019100D, 0x00190010):
+        if tag in dataset:
+            del dataset[tag]
+
+
+def copy_series(files: list[Path], target: Path, number: int, **values: object) -> list[Path]:
+    """A further series from the files of another."""
+    target.mkdir()
+    copies = [Path(shutil.copy(f, target)) for f in files]
+
+    def change(dataset: Dataset) -> None:
+        dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID[:-4]}{number}"
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.SeriesInstanceUID = f"1.2.826.{number}"
+        put(SeriesNumber=number, **values)(dataset)
+
+    edit(copies, change)
+    return copies
+
+
+def role_of(header: Dataset) -> str:
+    """Role of a series of four slices with this header."""
+    headers = []
+    for index in range(4):
+        header.ImagePositionPatient = [0, 0, 5 * index]
+        parsed = parse_header(header, Path(f"{index}.dcm"))
+        assert parsed is not None
+        headers.append(parsed)
+    (part,) = sort_series(headers)
+    return part.role
+
+
+def header_with(**values: object) -> Dataset:
+    dataset = Dataset()
+    put(
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.4",
+        Modality="MR",
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        PixelSpacing=[2, 2],
+        Rows=8,
+        Columns=8,
+    )(dataset)
+    put(**values)(dataset)
+    return dataset
+
+
+def timing(sequence: str, repetition: float, echo: float, **more: object) -> dict[str, object]:
+    values = {"ScanningSequence": sequence, "RepetitionTime": repetition, "EchoTime": echo}
+    return {**values, **more}
+
+
+EPI = timing("EP", 6000, 70)
+ADC_TYPE = ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "values"),
+    [
+        ("t1", "T1_TSE_cor", timing("SE", 600, 11)),
+        ("t1", "LAVA pre", timing("GR", 4, 2)),
+        ("t1", "", timing("SE", 550, 9)),
+        ("other", "T1 map", timing("GR", 600, 11)),
+        ("other", "t2_tse", timing("SE", 4000, 101)),
+        ("other", "STIR cor", timing("IR", 4000, 40)),
+        ("other", "T1 by name only", timing("SE", 4000, 90, DiffusionBValue=0.0)),
+        ("other", "gre_field_mapping", timing("GR", 400, 5, FlipAngle=60)),
+        ("other", "TWIST dyn", timing("GR", 4, 1)),
+        ("other", "T1 CT", {"Modality": "CT"}),
+        ("localizer", "Survey", timing("GR", 5, 2)),
+        ("dwi", "WB DWI", {"DiffusionBValue": 0.0, **EPI}),
+        ("dwi", "axial", {"SequenceName": "*ep_b400t", **EPI}),
+        ("other", "DWI without b", EPI),
+        ("adc_map", "dADC Map", {"DiffusionBValue": 1000.0, **EPI}),
+        ("adc_map", "axial", {"ImageType": ADC_TYPE, "DiffusionBValue": 800.0, **EPI}),
+        ("other", "eADC", {"DiffusionBValue": 1000.0, **EPI}),
+        ("computed_b", "ep2d_CALC_BVAL", {"DiffusionBValue": 1600.0, **EPI}),
+        ("computed_b", "cDWI b1500", {"DiffusionBValue": 1500.0, **EPI}),
+        ("other", "DWI MIP", {"DiffusionBValue": 1000.0, **EPI}),
+    ],
+)
+def test_a_header_gives_its_role(role: str, name: str, values: dict[str, object]) -> None:
+    assert role_of(header_with(SeriesDescription=name, **values)) == role
+
+
+def private(
+    group: int, creator: str, element: int, vr: str, value: object, *, block: int = 0
+) -> Dataset:
+    dataset = Dataset()
+    for index in range(block):
+        dataset.private_block(group, f"SOMEBODY ELSE {index}", create=True)
+    dataset.private_block(group, creator, create=True).add_new(element, vr, value)
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        (private(0x19, "SIEMENS MR HEADER", 0x0C, "IS", 400), 400),
+        (private(0x19, "SIEMENS MR HEADER", 0x0C, "UN", b"400 "), 400),
+        (private(0x19, "SIEMENS MR HEADER", 0x0C, "OB", b"1400"), 1400),
+        (private(0x19, "SIEMENS MR HEADER", 0x0C, "IS", 50, block=2), 50),
+        (private(0x43, "GEMS_PARM_01", 0x39, "IS", [1000000800, 8, 0, 0]), 800),
+        (private(0x43, "GEMS_PARM_01", 0x39, "UN", b"1000000050\\8\\0\\0"), 50),
+        (private(0x2001, "Philips Imaging DD 001", 0x03, "FL", 1000.0), 1000),
+        (private(0x2001, "Philips Imaging DD 001", 0x03, "UN", b"\x00\x00\x7a\x44"), 1000),
+        (private(0x19, "OTHER VENDOR", 0x0C, "IS", 400), None),
+        (Dataset(), None),
+    ],
+)
+def test_private_b_values_are_found_through_their_creator(
+    dataset: Dataset, expected: float | None
+) -> None:
+    assert read_b_value(dataset)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("*ep_b400t", 400), ("ep_b1000#3", 1000), ("ep_b0", 0), ("ep_b0_800", None), ("tse2d1", None)],
+)
+def test_the_sequence_name_is_the_last_resort(name: str, expected: float | None) -> None:
+    dataset = Dataset()
+    dataset.SequenceName = name
+    assert read_b_value(dataset)[0] == expected
+    dataset.DiffusionBValue = 650.0
+    assert read_b_value(dataset) == (650.0, "(0018,9087)")
+
+
+def test_directions_are_told_from_traces() -> None:
+    assert (
+        read_directionality(private(0x19, "SIEMENS MR HEADER", 0x0D, "CS", "DIRECTIONAL"))
+        == "direction"
+    )
+    assert read_directionality(private(0x2001, "Philips Imaging DD 001", 4, "CS", "I")) == "trace"
+    assert read_directionality(header_with(ImageType=["DERIVED", "PRIMARY", "TRACEW"])) == "trace"
+    assert read_directionality(Dataset()) == ""
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(1.0, 1.0), (1e-3, 1e3), (1e-6, 1e6)])
+def test_the_unit_of_an_adc_map_is_detected(scale: float, factor: float) -> None:
+    values = np.random.default_rng(0).uniform(0, 2800, 1000) * scale
+    found = adc_scale_to_um2_per_s(values)
+    assert found is not None
+    assert found[0] == factor
+
+
+def test_an_adc_map_without_a_plausible_unit_is_not_guessed() -> None:
+    assert adc_scale_to_um2_per_s(np.zeros(10)) is None
+    assert adc_scale_to_um2_per_s(np.full(10, 50.0)) is None
+
+
+def test_an_adc_map_in_1e_3_mm2_per_s_is_converted_and_said(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    images = make_images([station_affine(0)], adc=True)
+    write_study(images, folder, config=DicomWriterConfig())
+    edit(files_of(folder, "adc"), put(RescaleSlope="0.001", RescaleIntercept="0"))
+    reading = read_study(folder)
+    (adc,) = (i for i in reading.images if i.kind == "adc")
+    assert np.abs(adc.volume.array - images[-1].volume.array).max() <= 0.51
+    assert any("1e-3 mm2/s" in w for w in reading.warnings)
+
+
+def test_rescale_slope_and_intercept_are_applied(one_station: Path) -> None:
+    before = read_study(one_station).images[0].volume.array
+    edit(files_of(one_station, "t1"), put(RescaleSlope="2", RescaleIntercept="-10"))
+    np.testing.assert_allclose(read_study(one_station).images[0].volume.array, before * 2 - 10)
+
+
+@pytest.mark.parametrize("mark", ["acquisition", "order", "frame"])
+def test_one_series_with_all_stations_is_divided(study: Path, mark: str) -> None:
+    for kind in ("t1", "dwi"):
+        first, second = (sorted(f.glob("*.dcm")) for f in sorted(study.glob(f"*_{kind}")))
+        uid = pydicom.dcmread(first[0]).SeriesInstanceUID
+        values: dict[str, object] = {"SeriesInstanceUID": uid, "SeriesNumber": 7}
+        if mark == "acquisition":
+            values["AcquisitionNumber"] = 2
+        if mark == "frame":
+            values["FrameOfReferenceUID"] = "1.2.3.4"
+
+        def move(dataset: Dataset, values: dict[str, object] = values) -> None:
+            put(InstanceNumber=dataset.InstanceNumber + 500, **values)(dataset)
+
+        edit(first, put(SeriesNumber=7))
+        edit(second, move)
+    reading = read_study(study)
+    expected = read_study_grids(make_images())
+    assert read_study_grids(reading.images) == expected
+    assert {r.n_stations for r in reading.series if r.role in ("t1", "dwi")} == {2}
+
+
+def read_study_grids(images: object) -> list[tuple[str, float, tuple[float, ...]]]:
+    return sorted(
+        (i.kind, i.b_value_s_per_mm2 or 0.0, tuple(i.volume.affine[:3, 3].round(3).tolist()))
+        for i in images  # type: ignore[attr-defined]
+    )
+
+
+def test_slices_in_any_file_order_make_the_same_volume(one_station: Path) -> None:
+    before = read_study(one_station).images[0].volume.array
+    files = files_of(one_station, "t1")
+    for index, path in enumerate(reversed(files)):
+        path.rename(path.with_name(f"{index}.bin"))
+    edit(one_station.glob("*_t1/*"), put(InstanceNumber=1))
+    np.testing.assert_array_equal(read_study(one_station).images[0].volume.array, before)
+
+
+def test_duplicate_files_are_dropped_with_a_warning(one_station: Path) -> None:
+    n_images = len(read_study(one_station).images)
+    shutil.copytree(one_station / "001_t1", one_station / "copy")
+    reading = read_study(one_station)
+    assert len(reading.images) == n_images
+    assert reading.warnings == ("series 1: 6 duplicate files dropped",)
+
+
+def test_directions_are_joined_by_their_geometric_mean(one_station: Path) -> None:
+    files = [f for f in files_of(one_station, "dwi") if pydicom.dcmread(f).DiffusionBValue == 1000]
+    before = {i.b_value_s_per_mm2: i.volume.array for i in read_study(one_station).images}
+    siblings = [Path(shutil.copy(path, path.with_name("d" + path.name))) for path in files]
+    untrace = put(
+        ImageType=["ORIGINAL", "PRIMARY", "DIFFUSION"], DiffusionDirectionality="DIRECTIONAL"
+    )
+
+    def second(dataset: Dataset) -> None:
+        dataset.SOPInstanceUID += "9"
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.RescaleSlope, dataset.RescaleIntercept = "4", "0"
+
+    edit(files + siblings, untrace)
+    edit(siblings, second)
+    reading = read_study(one_station)
+    after = {i.b_value_s_per_mm2: i.volume.array for i in reading.images}
+    np.testing.assert_allclose(after[1000.0], before[1000.0] * 2, rtol=1e-4, atol=1e-2)
+    assert any("geometric mean" in w for w in reading.warnings)
+
+
+def test_trace_images_are_preferred_over_single_directions(one_station: Path) -> None:
+    before = [i.volume.array for i in read_study(one_station).images]
+    files = [f for f in files_of(one_station, "dwi") if pydicom.dcmread(f).DiffusionBValue == 1000]
+    for path in files:
+        copy = Path(shutil.copy(path, path.with_name("d" + path.name)))
+
+        def single(dataset: Dataset) -> None:
+            dataset.SOPInstanceUID += "9"
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", "DIFFUSION"]
+            dataset.DiffusionDirectionality = "DIRECTIONAL"
+            dataset.RescaleSlope, dataset.RescaleIntercept = "4", "0"
+
+        edit([copy], single)
+    after = [i.volume.array for i in read_study(one_station).images]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_a_second_acquisition_at_the_same_place_is_a_group_of_its_own(one_station: Path) -> None:
+    copy_series(files_of(one_station, "dwi"), one_station / "again", 30)
+    groups = {i.group for i in read_study(one_station).images if i.kind == "dwi"}
+    assert len(groups) == 2
+
+
+def test_one_series_a_b_value_is_joined_and_said(one_station: Path) -> None:
+    for path in files_of(one_station, "dwi"):
+        b_value = int(pydicom.dcmread(path).DiffusionBValue)
+        number = 20 + B_VALUES.index(b_value)
+        edit([path], put(SeriesInstanceUID=f"1.2.3.{number}", SeriesNumber=number))
+    reading = read_study(one_station)
+    assert len({i.group for i in reading.images if i.kind == "dwi"}) == 1
+    assert any("equal scaling" in w for w in reading.warnings)
+
+
+def test_b_values_come_from_private_tags_when_the_standard_one_is_missing(study: Path) -> None:
+    def only_private(dataset: Dataset) -> None:
+        del dataset[0x00189087]
+
+    edit(files_of(study, "dwi"), only_private)
+    reading = read_study(study)
+    assert {r.b_values_s_per_mm2 for r in reading.series if r.role == "dwi"} == {B_VALUES}
+    assert "Siemens" in reading.series[-1].reason
+    edit(files_of(study, "dwi"), without_b)
+    reading = read_study(study)
+    assert {r.b_values_s_per_mm2 for r in reading.series if r.role == "dwi"} == {B_VALUES}
+    assert "sequence name" in reading.series[-1].reason
+
+
+def test_of_two_t1_the_one_before_contrast_is_used(one_station: Path) -> None:
+    files = files_of(one_station, "t1")
+    copy_series(files, one_station / "post", 20, SeriesDescription="t1_tse post Gd")
+    copy_series(files, one_station / "repeat", 21)
+    reading = read_study(one_station)
+    t1 = {r.number: r for r in reading.series if r.role == "t1"}
+    assert [i.source for i in reading.images if i.kind == "t1"] == ["series 1"]
+    assert (t1[1].used, t1[20].used, t1[21].used) == (True, False, False)
+    assert "not used" in t1[20].reason
+    assert "not used" in t1[21].reason
+
+
+def test_the_t1_that_covers_the_diffusion_images_is_used(study: Path) -> None:
+    partial = files_of(study, "t1")[:6]
+    copy_series(partial, study / "partial", 1, SeriesDescription="t1_fine", PixelSpacing=[1, 1])
+    sources = {i.source for i in read_study(study).images if i.kind == "t1"}
+    assert sources == {"series 2", "series 3"}
+
+
+def test_a_dynamic_t1_series_is_not_taken_for_anatomy(one_station: Path) -> None:
+    files = files_of(one_station, "t1")
+    for phase in (2, 3):
+        copies = [Path(shutil.copy(f, f.with_name(f"p{phase}{f.name}"))) for f in files]
+
+        def change(dataset: Dataset, phase: int = phase) -> None:
+            dataset.SOPInstanceUID += str(phase)
+            dataset.AcquisitionNumber = phase
+
+        edit(copies, change)
+    copy_series(files, one_station / "anatomy", 20)
+    reading = read_study(one_station)
+    dynamic = next(r for r in reading.series if r.number == 1)
+    assert dynamic.role == "other"
+    assert "18 images at 6 positions" in dynamic.reason
+    assert [i.source for i in reading.images if i.kind == "t1"] == ["series 20"]
+
+
+def test_every_series_is_logged_without_the_patient(
+    study: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(
+        study.rglob("*.dcm"),
+        put(PatientName="Oakenshield^Thorin", PatientID="X77123", SeriesDescription="Thorin t1"),
+    )
+    with caplog.at_level(logging.INFO, logger="osteosap"):
+        reading = read_study(study)
+    lines = [r.getMessage() for r in caplog.records]
+    assert sum(line.startswith("series ") for line in lines) == 5
+    everything = " ".join(lines) + repr(reading.series) + repr(reading.warnings)
+    assert "t1" in everything
+    assert not any(w in everything.lower() for w in ("oakenshield", "thorin", "x77123"))
+
+
+EXPECTED_PELVIS = {
+    1: ("localizer", ()),
+    2: ("localizer", ()),
+    5: ("other", ()),
+    8: ("dwi", (0.0, 100.0, 400.0, 800.0)),
+    9: ("adc_map", ()),
+    10: ("computed_b", (1600.0,)),
+    17: ("dwi", (100.0,)),
+    18: ("dwi", (500.0,)),
+    19: ("dwi", (1400.0,)),
+    21: ("adc_map", ()),
+    26: ("t1", ()),
+    27: ("other", ()),
+}
+
+
+def test_the_real_pelvis_study_is_sorted_rightly(real_pelvis: Path) -> None:
+    reading = read_study(real_pelvis)
+    assert {r.number: (r.role, r.b_values_s_per_mm2) for r in reading.series} == EXPECTED_PELVIS
+    groups: dict[str, list[float | None]] = {}
+    for image in reading.images:
+        if image.kind == "dwi":
+            groups.setdefault(image.group, []).append(image.b_value_s_per_mm2)
+    assert sorted(groups.values()) == [[0.0, 100.0, 400.0, 800.0], [100.0], [500.0], [1400.0]]
+    assert [i.source for i in reading.images if i.kind == "t1"] == ["series 26"]
+    adc = [i for i in reading.images if i.kind == "adc"]
+    assert [i.source for i in adc] == ["series 9", "series 21"]
+    assert 500 < float(np.median(adc[0].volume.array[adc[0].volume.array > 0])) < 2500
+    assert reading.warnings == ()
+
+
+def test_a_truncated_file_of_the_real_study_is_named(real_pelvis: Path, tmp_path: Path) -> None:
+    folder = next(real_pelvis.glob("8-*"))
+    shutil.copytree(folder, tmp_path / "8")
+    path = sorted((tmp_path / "8").iterdir())[4]
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(Exception, match=f"8/{path.name} is truncated"):
+        read_study(tmp_path)
