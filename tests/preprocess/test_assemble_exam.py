@@ -1,0 +1,237 @@
+import json
+
+import numpy as np
+import pytest
+
+from osteosap.errors import ConfigError, GeometryError, StudyError, VolumeError
+from osteosap.exam import StationImage
+from osteosap.geometry import Grid, make_affine
+from osteosap.preprocess import AssembledExam, PreprocessConfig, assemble_exam
+from osteosap.volume import Volume
+
+T1_SPACING = (4.0, 4.0, 5.0)
+DWI_SPACING = (5.0, 5.0, 5.0)
+
+
+def world(grid):
+    index = np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij")
+    place = np.tensordot(grid.affine[:3, :3], np.stack(index), axes=1)
+    return place + grid.affine[:3, 3].reshape(3, 1, 1, 1)
+
+
+def true_adc(grid):
+    x, y, _ = world(grid)
+    return np.where(x > 0, 1200.0, 800.0) * ((x / 80) ** 2 + (y / 60) ** 2 < 1)
+
+
+def true_t1(grid):
+    x, y, _ = world(grid)
+    r = (x / 80) ** 2 + (y / 60) ** 2
+    return np.where(r < 0.7, 150.0, np.where(r < 1, 500.0, 4.0))
+
+
+def make(kind, z_mm, *, b=None, gain=1.0, group="wb", slices=16, value=None):
+    spacing = T1_SPACING if kind == "t1" else DWI_SPACING
+    affine = make_affine(spacing, (-100.0, -80.0, z_mm))
+    grid = Grid((round(200 / spacing[0]) + 1, round(160 / spacing[1]) + 1, slices), affine)
+    if kind == "t1":
+        array = true_t1(grid)
+    elif kind == "adc":
+        array = true_adc(grid)
+    else:
+        adc = true_adc(grid)
+        array = np.where(adc > 0, 300.0 * np.exp(-b * adc * 1e-6), 2.0)
+    array = gain * array if value is None else np.full(grid.shape, value)
+    volume = Volume.single(array.astype(np.float32), affine, kind)
+    return StationImage(volume, kind, b, "" if kind == "t1" else group, f"{kind} {b} {z_mm:g}")
+
+
+def study(*, t1_gains=(1.0, 1.0, 1.0), dwi_gains=(1.0, 1.0, 1.0), b_values=(50.0, 400.0, 1000.0)):
+    images = []
+    for n in range(3):
+        images.append(make("t1", 65.0 * n, gain=t1_gains[n]))
+        images += [make("dwi", 65.0 * n, b=b, gain=dwi_gains[n]) for b in b_values]
+    return images
+
+
+def deep(grid):
+    """Well inside either half, away from edges where interpolation mixes."""
+    x, y, _ = world(grid)
+    return ((x / 80) ** 2 + (y / 60) ** 2 < 0.6) & (np.abs(x) > 8)
+
+
+def test_a_study_of_three_stations_becomes_one_exam_with_true_adc():
+    exam = assemble_exam(study(t1_gains=(0.5, 1.0, 1.7), dwi_gains=(1.4, 1.0, 0.6)))
+    assert isinstance(exam, AssembledExam)
+    assert exam.images.channels == ("t1", "b1000", "adc")
+    assert exam.images.array.dtype == np.float32
+    assert exam.body.array.dtype == np.uint8
+    assert exam.images.array.shape[1:] == (51, 41, 42)
+    grid = exam.images.grid
+    inside = deep(grid)
+    adc = exam.images.channel("adc")
+    np.testing.assert_allclose(adc[inside], true_adc(grid)[inside], rtol=0.01)
+    np.testing.assert_allclose(exam.images.channel("t1")[inside], true_t1(grid)[inside], rtol=0.01)
+    expected = 300.0 * np.exp(-1e-3 * true_adc(grid))
+    np.testing.assert_allclose(exam.images.channel("b1000")[inside], expected[inside], rtol=0.01)
+    assert exam.record["coverage"] == pytest.approx(1.0, abs=0.01)
+    assert exam.warnings == ()
+
+
+def test_the_record_is_json_and_tells_every_step():
+    exam = assemble_exam(study())
+    record = json.loads(json.dumps(exam.record, allow_nan=False))
+    steps = [s["step"] for s in record["steps"]]
+    assert steps == [
+        "stitch t1", "body mask", "DWI protocol", "stitch dwi", "registration", "field of view",
+        "b1000", "adc",
+    ]  # fmt: skip
+    assert record["b1000"]["source"] == "acquired"
+    assert record["adc"]["b_values_s_per_mm2"] == [50.0, 400.0, 1000.0]
+    assert record["settings"] == PreprocessConfig().to_mapping()
+
+
+def test_the_order_of_the_images_does_not_matter():
+    images = study(t1_gains=(0.5, 1.0, 1.7), dwi_gains=(1.4, 1.0, 0.6))
+    first = assemble_exam(images)
+    second = assemble_exam(images[::-1])
+    np.testing.assert_allclose(second.images.array, first.images.array, rtol=1e-4, atol=1e-2)
+
+
+def test_one_station_keeps_the_t1_voxels_untouched():
+    images = [make("t1", 0.0), make("dwi", 0.0, b=50.0), make("dwi", 0.0, b=1000.0)]
+    exam = assemble_exam(images)
+    np.testing.assert_array_equal(exam.images.channel("t1"), images[0].volume.array[0])
+    np.testing.assert_array_equal(exam.images.affine, images[0].volume.affine)
+
+
+def test_flipping_the_patient_left_to_right_flips_the_exam():
+    def flipped(image):
+        affine = np.diag([-1.0, 1.0, 1.0, 1.0]) @ image.volume.affine  # mirrored world
+        volume = image.volume
+        turned = affine.copy()
+        turned[0, 0] = -affine[0, 0]
+        turned[0, 3] = affine[0, 3] + affine[0, 0] * (volume.array.shape[1] - 1)
+        mirrored = Volume(volume.array[:, ::-1], turned, volume.channels)
+        return StationImage(mirrored, image.kind, image.b_value_s_per_mm2, image.group)
+
+    images = study(dwi_gains=(1.4, 1.0, 0.6))
+    exam = assemble_exam(images)
+    mirrored = assemble_exam([flipped(i) for i in images])
+    np.testing.assert_allclose(
+        mirrored.images.array[:, ::-1], exam.images.array, rtol=1e-3, atol=0.5
+    )
+
+
+def test_without_an_acquired_b1000_it_is_computed_and_said():
+    exam = assemble_exam(study(b_values=(0.0, 400.0, 800.0)))
+    inside = deep(exam.images.grid)
+    expected = 300.0 * np.exp(-1e-3 * true_adc(exam.images.grid))
+    np.testing.assert_allclose(exam.images.channel("b1000")[inside], expected[inside], rtol=0.01)
+    assert exam.record["b1000"]["source"] == "computed"
+    assert any("b1000 was not acquired" in w for w in exam.warnings)
+
+
+def test_a_stitched_exam_with_b1000_and_adc_is_taken_as_given():
+    t1, b1000, adc = (make("t1", 0.0), make("dwi", 0.0, b=1000.0), make("adc", 0.0))
+    b1000 = StationImage(b1000.volume, "dwi", 1000.0, "", "b1000.nii.gz")
+    exam = assemble_exam([t1, b1000, adc])
+    assert exam.record["b1000"]["source"] == "acquired"
+    assert exam.record["adc"]["source"] == "scanner"
+    inside = deep(exam.images.grid)
+    truth = true_adc(exam.images.grid)
+    np.testing.assert_allclose(exam.images.channel("adc")[inside], truth[inside], rtol=1e-4)
+    assert exam.warnings == ()
+
+
+def test_channels_on_the_t1_grid_are_not_interpolated():
+    t1 = make("t1", 0.0)
+    grid = t1.volume.grid
+    b1000 = np.random.default_rng(0).random((1, *grid.shape)).astype(np.float32)
+    dwi = StationImage(Volume(b1000, grid.affine, ("dwi",)), "dwi", 1000.0)
+    exam = assemble_exam([t1, dwi])
+    np.testing.assert_array_equal(exam.images.channel("b1000"), b1000[0])
+
+
+def test_one_b_value_and_no_map_leaves_the_adc_channel_out_with_a_warning():
+    exam = assemble_exam([make("t1", 0.0), make("dwi", 0.0, b=1000.0)])
+    assert exam.images.channels == ("t1", "b1000")
+    assert exam.record["adc"] == {"source": "none"}
+    assert any("ADC columns will be empty" in w for w in exam.warnings)
+
+
+def test_a_scanner_map_in_mm2_per_s_is_converted_and_said():
+    adc = make("adc", 0.0, gain=1e-6)
+    exam = assemble_exam([make("t1", 0.0), make("dwi", 0.0, b=1000.0), adc])
+    assert np.median(exam.images.channel("adc")[deep(exam.images.grid)]) > 500
+    assert any("not in um2/s" in w for w in exam.warnings)
+
+
+def test_dwi_that_covers_a_part_is_0_outside_and_the_share_is_told():
+    images = [make("t1", 0.0, slices=40), make("dwi", 0.0, b=1000.0, slices=20)]
+    exam = assemble_exam(images)
+    assert exam.record["coverage"] == pytest.approx(0.5, abs=0.03)
+    assert not exam.images.channel("b1000")[..., 21:].any()
+    assert any("lesions outside it cannot be found" in w for w in exam.warnings)
+
+
+def test_dwi_of_another_body_part_is_refused():
+    with pytest.raises(GeometryError, match=r"covers 0\.0% of the body"):
+        assemble_exam([make("t1", 0.0), make("dwi", 700.0, b=1000.0)])
+
+
+def test_a_missing_station_is_refused():
+    images = [i for i in study() if not (i.kind == "t1" and "65" in i.source)]
+    with pytest.raises(GeometryError, match=r"gap of 50\.0 mm"):
+        assemble_exam(images)
+
+
+@pytest.mark.parametrize(("kept", "missing"), [("t1", "DWI"), ("dwi", "T1")])
+def test_t1_or_dwi_alone_is_refused_by_name(kept, missing):
+    with pytest.raises(StudyError, match=f"no .*{missing}.* images"):
+        assemble_exam([i for i in study() if i.kind == kept])
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, 5.0])
+@pytest.mark.parametrize("kind", ["t1", "dwi"])
+def test_nan_and_constant_images_are_refused(kind, value):
+    bad = make(kind, 0.0, b=1000.0 if kind == "dwi" else None, value=value)
+    other = make("dwi", 0.0, b=1000.0) if kind == "t1" else make("t1", 0.0)
+    with pytest.raises(VolumeError, match=r"NaN|every voxel"):
+        assemble_exam([bad, other])
+
+
+def test_negative_images_are_refused_but_ringing_is_set_to_0_with_a_warning():
+    dwi, t1 = make("dwi", 0.0, b=1000.0), make("t1", 0.0)
+    for value, ok in ((-100.0, False), (-0.5, True)):
+        array = t1.volume.array.copy()
+        array[0, 0, 0, 0] = value
+        image = StationImage(Volume(array, t1.volume.affine, ("t1",)), "t1", source="series 4")
+        if ok:
+            exam = assemble_exam([image, dwi])
+            assert exam.images.channel("t1").min() >= 0
+            assert any("series 4" in w for w in exam.warnings)
+        else:
+            with pytest.raises(VolumeError, match="magnitude"):
+                assemble_exam([image, dwi])
+
+
+def test_a_rigid_refinement_moves_dwi_and_scanner_adc_together():
+    shift = np.eye(4)
+    shift[:3, 3] = (8.0, -6.0, 0.0)
+    images = [make("t1", 0.0)]
+    for image in (make("dwi", 0.0, b=1000.0), make("adc", 0.0)):
+        volume = Volume(image.volume.array, shift @ image.volume.affine, image.volume.channels)
+        images.append(StationImage(volume, image.kind, image.b_value_s_per_mm2, image.group))
+    exam = assemble_exam(images, PreprocessConfig(registration="rigid"))
+    step = next(s for s in exam.record["steps"] if s["step"] == "registration")
+    assert step["accepted"]
+    truth = true_adc(exam.images.grid)
+    inside = deep(exam.images.grid)
+    wrong = np.abs(exam.images.channel("adc") - truth)[inside] > 100
+    assert wrong.mean() < 0.03
+
+
+def test_settings_are_refused_when_unknown():
+    with pytest.raises(ConfigError, match="registration"):
+        PreprocessConfig.from_mapping({"registration": "spline"})
