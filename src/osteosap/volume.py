@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,8 @@ def write_nifti(volume: Volume, path: Path) -> None:
         nib.save(image, partial)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise OutputError(
             f"cannot write {path} ({error.strerror or error})",
             remedy="Free disk space or choose another output folder",
