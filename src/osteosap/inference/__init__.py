@@ -1,1 +1,1 @@
-"""osteosap.inference."""
+"""From images to a skeleton map, a lesion probability and lesion candidates."""

@@ -1,1 +1,1 @@
-"""osteosap.models."""
+"""Networks, weight files and the transfer from skeleton to lesions."""

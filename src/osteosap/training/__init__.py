@@ -1,1 +1,1 @@
-"""osteosap.training."""
+"""Training recipes: skeleton pretraining, then fine-tuning for lesions."""

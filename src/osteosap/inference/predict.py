@@ -1,0 +1,232 @@
+"""Segment an exam: bones and lesion probability on the grid of the images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from osteosap.anatomy import N_CLASSES
+from osteosap.errors import CheckpointError
+from osteosap.geometry import Grid, resample
+from osteosap.inference.prepare import InputConfig, PreparedImages, crop_grid, prepare_images
+from osteosap.inference.sliding import WindowConfig, choose_device, predict_probabilities
+from osteosap.models.checkpoint import Checkpoint, describe, load_checkpoint, restore_network
+from osteosap.volume import Volume
+
+__all__ = ["SegmentConfig", "Segmentation", "find_weights", "segment_exam"]
+
+Task = Literal["skeleton", "lesions"]
+
+
+class SegmentConfig(WindowConfig):
+    """How an exam is segmented. Weights None means those shipped with osteosap."""
+
+    skeleton_weights: Path | None = None
+    lesion_weights: Path | None = None
+    smallest_bone_ml: float = 0.5
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Result of :func:`segment_exam`, on the grid of its images.
+
+    Parameters
+    ----------
+    skeleton
+        uint8 class map.
+    lesion_probability
+        float32 in [0, 1].
+    record
+        JSON: weights, checksums, spacing, device, seconds, tuned lesion threshold.
+    """
+
+    skeleton: Volume
+    lesion_probability: Volume
+    record: dict[str, Any]
+
+
+def segment_exam(
+    images: Volume,
+    *,
+    config: SegmentConfig,
+    progress: Callable[[str, float], None] | None = None,
+) -> Segmentation:
+    """Segment the bones and the lesions of one exam.
+
+    Parameters
+    ----------
+    images
+        Channels ``t1`` and ``b1000``.
+    config
+        Weights and windows.
+    progress
+        Called with what is being done and the fraction done.
+
+    Raises
+    ------
+    CheckpointError
+        Weights are missing, damaged or for another task.
+    VolumeError
+        A channel is missing or there is no body.
+    """
+    checkpoints = {task: _load(task, config) for task in ("skeleton", "lesions")}
+    record: dict[str, Any] = {
+        "device": str(choose_device(config.device)),
+        "overlap": config.overlap,
+        "lesion_threshold": checkpoints["lesions"].metadata.threshold,
+    }
+    prepared: PreparedImages | None = None
+    settings: InputConfig | None = None
+    maps: dict[str, Volume] = {}
+    for task, checkpoint in checkpoints.items():
+        started = time.perf_counter()
+        wanted = _input_config(checkpoint)
+        if prepared is None or wanted != settings:
+            prepared, settings = prepare_images(images, wanted), wanted
+        probabilities = _infer(checkpoint, prepared, config, progress=_named(progress, task))
+        if task == "skeleton":
+            array = _class_map(probabilities, prepared.grid, images.grid)
+            array = _drop_specks(array, images.grid, config.smallest_bone_ml)
+            maps[task] = Volume.single(array, images.affine, "skeleton")
+        else:
+            lesion = _bounded_resample(probabilities[1], prepared.grid, images.grid)
+            maps[task] = Volume.single(np.clip(lesion, 0, 1), images.affine, "lesion_probability")
+        record[task] = describe(checkpoint) | {
+            "seconds": round(time.perf_counter() - started, 2),
+            "grid": prepared.grid.describe(),
+        }
+    return Segmentation(maps["skeleton"], maps["lesions"], record)
+
+
+def find_weights(task: Task) -> Path:
+    """The weight file shipped for a task (it may not exist in a source tree)."""
+    return Path(str(resources.files("osteosap.models") / "weights" / f"{task}.safetensors"))
+
+
+def _load(task: str, config: SegmentConfig) -> Checkpoint:
+    chosen = config.skeleton_weights if task == "skeleton" else config.lesion_weights
+    path = chosen or find_weights("skeleton" if task == "skeleton" else "lesions")
+    checkpoint = load_checkpoint(path)
+    if checkpoint.metadata.task != task:
+        raise CheckpointError(
+            f"{path} holds weights for '{checkpoint.metadata.task}', expected '{task}'",
+            remedy="Exchange the weight files",
+        )
+    if task == "skeleton" and checkpoint.spec.n_classes != N_CLASSES:
+        raise CheckpointError(
+            f"{path} knows {checkpoint.spec.n_classes} classes, expected {N_CLASSES}",
+            remedy="Train the skeleton network again",
+        )
+    return checkpoint
+
+
+def _input_config(checkpoint: Checkpoint) -> InputConfig:
+    return InputConfig(
+        channels=checkpoint.spec.channels,
+        spacing_mm=checkpoint.metadata.spacing_mm,
+        percentiles=checkpoint.metadata.percentiles,
+    )
+
+
+def _infer(
+    checkpoint: Checkpoint,
+    prepared: PreparedImages,
+    config: SegmentConfig,
+    *,
+    progress: Callable[[float], None] | None,
+) -> npt.NDArray[np.float32]:
+    network = restore_network(checkpoint).to(choose_device(config.device))
+    return predict_probabilities(
+        network,
+        prepared.array,
+        body=prepared.body,
+        n_classes=checkpoint.spec.n_classes,
+        patch=checkpoint.metadata.patch,
+        config=config,
+        progress=progress,
+    )
+
+
+def _named(
+    progress: Callable[[str, float], None] | None, task: str
+) -> Callable[[float], None] | None:
+    if progress is None:
+        return None
+    return lambda fraction: progress(f"segment {task}", fraction)
+
+
+def _target_box(
+    source: Grid, target: Grid, lower: npt.NDArray[np.int_], upper: npt.NDArray[np.int_]
+) -> tuple[slice, slice, slice]:
+    """Voxels of ``target`` that source voxels ``lower`` to ``upper`` (inclusive) may touch."""
+    corners = np.array(
+        np.meshgrid(*[(a - 1.0, b + 1.0) for a, b in zip(lower, upper, strict=True)])
+    ).reshape(3, -1)
+    matrix = np.linalg.inv(target.affine) @ source.affine
+    places = (matrix @ np.vstack([corners, np.ones(8)]))[:3]
+    start = np.clip(np.floor(places.min(axis=1)), 0, target.shape).astype(int)
+    stop = np.clip(np.ceil(places.max(axis=1)) + 1, 0, target.shape).astype(int)
+    return (
+        slice(int(start[0]), int(stop[0])),
+        slice(int(start[1]), int(stop[1])),
+        slice(int(start[2]), int(stop[2])),
+    )
+
+
+def _bounded_resample(
+    values: npt.NDArray[np.float32], source: Grid, target: Grid, *, fill: float = 0.0
+) -> npt.NDArray[np.float32]:
+    """Resample a map that is ``fill`` nearly everywhere, computing only where it is not."""
+    result = np.full(target.shape, fill, dtype=np.float32)
+    hit = np.argwhere(np.abs(values - fill) > 0.01)
+    if hit.size == 0:
+        return result
+    box = _target_box(source, target, hit.min(axis=0), hit.max(axis=0))
+    if any(s.stop <= s.start for s in box):
+        return result
+    result[box] = resample(values, source, crop_grid(target, box), fill=fill)
+    return result
+
+
+def _class_map(
+    probabilities: npt.NDArray[np.float32], source: Grid, target: Grid
+) -> npt.NDArray[np.uint8]:
+    """Most probable class on another grid, one class at a time (never all at full size)."""
+    best = _bounded_resample(probabilities[0], source, target, fill=1.0)
+    classes = np.zeros(target.shape, dtype=np.uint8)
+    for number in range(1, probabilities.shape[0]):
+        hit = np.argwhere(probabilities[number] > 0.05)
+        if hit.size == 0:
+            continue
+        box = _target_box(source, target, hit.min(axis=0), hit.max(axis=0))
+        if any(s.stop <= s.start for s in box):
+            continue
+        values: npt.NDArray[np.float32] = resample(
+            probabilities[number], source, crop_grid(target, box)
+        ).astype(np.float32)
+        wins = values > best[box]
+        best[box][wins] = values[wins]
+        classes[box][wins] = number
+    return classes
+
+
+def _drop_specks(
+    classes: npt.NDArray[np.uint8], grid: Grid, smallest_ml: float
+) -> npt.NDArray[np.uint8]:
+    """Remove islands of bone (any class, 26-neighbourhood) below a volume."""
+    if smallest_ml <= 0:
+        return classes
+    islands, count = ndimage.label(classes > 0, structure=np.ones((3, 3, 3)))
+    if count == 0:
+        return classes
+    volumes = np.bincount(islands.ravel()) * grid.voxel_volume_ml
+    keep = volumes >= smallest_ml
+    return np.where(keep[islands], classes, 0).astype(np.uint8)

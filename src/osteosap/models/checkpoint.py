@@ -1,0 +1,291 @@
+"""Self-describing weight files: safetensors with JSON metadata in the header.
+
+Nothing is ever unpickled. A file says which network it belongs to, which channels in which
+order, at which spacing and with which scaling it expects them, which classes it returns, what it
+was trained on and by which code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import nn
+
+from osteosap.config import StageConfig
+from osteosap.errors import CheckpointError, ConfigError, OutputError
+from osteosap.models.networks import NetworkSpec, build_network, named_weights
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointMetadata",
+    "LoadReport",
+    "describe",
+    "load_checkpoint",
+    "load_into",
+    "restore_network",
+    "save_checkpoint",
+    "sha256_of",
+]
+
+HEADER_KEY = "osteosap"
+FORMAT = 1
+
+
+class CheckpointMetadata(StageConfig):
+    """What a weight file says about itself.
+
+    ``percentiles`` and ``body_only`` describe the scaling of each channel to [0, 1];
+    ``threshold`` is the tuned lesion probability (None for skeleton networks); ``recipe`` is the
+    resolved training configuration.
+    """
+
+    task: Literal["skeleton", "lesions"]
+    classes: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
+    patch: tuple[int, int, int]
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    body_only: bool = True
+    orientation: Literal["RAS"] = "RAS"
+    threshold: float | None = Field(default=None, gt=0.0, lt=1.0)
+    arm: str = ""
+    training_data: str = ""
+    n_training_exams: int = 0
+    n_validation_exams: int = 0
+    steps: int = 0
+    seed: int = 0
+    code_version: str = ""
+    git_sha: str | None = None
+    initial_weights_sha256: str | None = None
+    validation: dict[str, float | None] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    recipe_hash: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A weight file in memory.
+
+    Parameters
+    ----------
+    spec
+        The network the weights belong to.
+    metadata
+        What the file says about itself.
+    state
+        Name to float32 tensor.
+    sha256
+        Of the file; empty for one never written.
+    """
+
+    spec: NetworkSpec
+    metadata: CheckpointMetadata
+    state: dict[str, torch.Tensor]
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How much of a network a set of weights filled."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[str, ...]
+
+    @property
+    def fraction(self) -> float:
+        """Share of the network's tensors that were filled."""
+        total = len(self.matched) + len(self.missing) + len(self.reshaped)
+        return len(self.matched) / total if total else 0.0
+
+    def describe(self) -> str:
+        """One line with the counts."""
+        total = len(self.matched) + len(self.missing) + len(self.reshaped)
+        return (
+            f"{len(self.matched)} of {total} tensors loaded, {len(self.missing)} missing, "
+            f"{len(self.reshaped)} of another shape, {len(self.unexpected)} not used"
+        )
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = True) -> str:
+    """Write a weight file, whole or not at all.
+
+    Parameters
+    ----------
+    checkpoint
+        Spec, metadata and weights.
+    path
+        Target, usually ``*.safetensors``.
+    half
+        Store float16 (half the size); they are always loaded as float32.
+
+    Returns
+    -------
+    sha256
+        Of the written file.
+
+    Raises
+    ------
+    CheckpointError
+        A weight is not finite.
+    OutputError
+        The file cannot be written.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {n: t.detach().cpu().to(dtype).contiguous() for n, t in checkpoint.state.items()}
+    broken = [n for n, t in tensors.items() if not torch.isfinite(t).all()]
+    if broken:
+        raise CheckpointError(
+            f"{len(broken)} of {len(tensors)} weights are not finite (first: {broken[0]})",
+            remedy="Lower the learning rate, or store float32 if the values exceed 65504",
+        )
+    header = {
+        "format": FORMAT,
+        "spec": checkpoint.spec.to_mapping(),
+        "metadata": checkpoint.metadata.to_mapping(),
+    }
+    content = serialise(tensors, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)})
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {path} ({error.strerror or error})",
+            remedy="Free disk space or choose another output folder",
+        ) from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a weight file written by :func:`save_checkpoint`.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, damaged, or was not written by osteosap.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"no weight file {path}",
+            remedy="Train one with 'osteosap train', or check the path",
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            state = {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as safetensors ({type(error).__name__})",
+            remedy="Download or train it again; other formats are not read",
+        ) from error
+    spec, metadata = _parse_header(header, path)
+    return Checkpoint(spec, metadata, state, sha256_of(path))
+
+
+def load_into(
+    network: nn.Module,
+    state: dict[str, torch.Tensor],
+    *,
+    skip: tuple[str, ...] = (),
+    minimum_fraction: float = 1.0,
+) -> LoadReport:
+    """Copy weights into a network and count what fitted.
+
+    Parameters
+    ----------
+    network
+        Changed in place.
+    state
+        Name to tensor.
+    skip
+        Prefixes of names that stay as they are and are not counted (the head).
+    minimum_fraction
+        Least share of the network's tensors that must be filled.
+
+    Raises
+    ------
+    CheckpointError
+        Fewer than ``minimum_fraction`` fitted; the network is then unchanged.
+    """
+    weights = {n: w for n, w in named_weights(network).items() if not n.startswith(skip)}
+    given = {n: t for n, t in state.items() if not n.startswith(skip)}
+    matched = tuple(n for n, w in weights.items() if n in given and given[n].shape == w.shape)
+    report = LoadReport(
+        matched=matched,
+        missing=tuple(n for n in weights if n not in given),
+        unexpected=tuple(n for n in given if n not in weights),
+        reshaped=tuple(n for n in weights if n in given and n not in set(matched)),
+    )
+    if report.fraction < minimum_fraction:
+        raise CheckpointError(
+            f"the weights do not fit the network: {report.describe()}; expected at least "
+            f"{minimum_fraction:.0%}",
+            remedy="Use a checkpoint of the same architecture and size",
+        )
+    with torch.no_grad():
+        for name in matched:
+            weights[name].copy_(given[name])
+    return report
+
+
+def restore_network(checkpoint: Checkpoint) -> nn.Module:
+    """Build the checkpoint's network with its weights, in evaluation mode."""
+    network = build_network(checkpoint.spec)
+    load_into(network, checkpoint.state)
+    return network.eval()
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Spec, metadata, size and checksum as plain JSON types."""
+    return {
+        "sha256": checkpoint.sha256,
+        "n_weights": sum(t.numel() for t in checkpoint.state.values()),
+        "spec": checkpoint.spec.to_mapping(),
+        **checkpoint.metadata.to_mapping(),
+    }
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _parse_header(header: str | None, path: Path) -> tuple[NetworkSpec, CheckpointMetadata]:
+    if header is None:
+        raise CheckpointError(
+            f"{path} holds weights but no osteosap description",
+            remedy="Use a file written by osteosap; weights of other programs do not fit",
+        )
+    try:
+        values = json.loads(header)
+        if values["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path} has format {values['format']}, expected {FORMAT}",
+                remedy="Update osteosap",
+            )
+        spec = NetworkSpec.from_mapping(values["spec"])
+        metadata = CheckpointMetadata.from_mapping(values["metadata"])
+    except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"the description in {path} cannot be used ({error})",
+            remedy="Use a file written by this or an older version of osteosap",
+        ) from error
+    if len(metadata.classes) != spec.n_classes:
+        raise CheckpointError(
+            f"{path} names {len(metadata.classes)} classes for {spec.n_classes} outputs",
+            remedy="The file is damaged; train it again",
+        )
+    return spec, metadata

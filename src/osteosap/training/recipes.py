@@ -1,0 +1,102 @@
+"""What the recipes share: common settings, metadata of the result, reading a recipe file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+import osteosap
+from osteosap.config import StageConfig, canonical_hash
+from osteosap.inference.prepare import InputConfig
+from osteosap.inference.sliding import WindowConfig
+from osteosap.models.checkpoint import CheckpointMetadata
+from osteosap.models.networks import NetworkSpec
+from osteosap.training.augmentation import AugmentationConfig
+from osteosap.training.loop import FitResult, LoopConfig
+
+__all__ = ["RecipeConfig", "base_metadata", "git_sha", "validation_windows"]
+
+
+class RecipeConfig(StageConfig):
+    """Settings of every recipe.
+
+    ``training_data`` is written into the weights: say what the exams are. ``half`` stores
+    float16. ``validation_overlap`` is that of the windows during validation. ``cache`` is the
+    folder of prepared exams; None means ``cache`` in the output folder.
+    """
+
+    network: NetworkSpec = NetworkSpec()
+    input: InputConfig = InputConfig()
+    patch: tuple[int, int, int] = (96, 64, 96)
+    augmentation: AugmentationConfig = AugmentationConfig()
+    loop: LoopConfig = LoopConfig()
+    validation_overlap: float = Field(default=0.25, ge=0.0, lt=1.0)
+    half: bool = True
+    cache: Path | None = None
+    training_data: str = "simulated whole-body MRI (osteosap simulator); no patient data"
+
+
+def validation_windows(config: RecipeConfig) -> WindowConfig:
+    """Windows of the validation, on the device of the training."""
+    return WindowConfig(
+        overlap=config.validation_overlap,
+        device=config.loop.device,
+        precision=config.loop.precision,
+    )
+
+
+def base_metadata(
+    config: RecipeConfig,
+    *,
+    task: str,
+    classes: Sequence[str],
+    n_exams: tuple[int, int],
+    result: FitResult,
+    **more: Any,
+) -> CheckpointMetadata:
+    """Metadata of a trained network; ``n_exams`` are those trained on and validated on."""
+    recipe = config.to_mapping()
+    recipe.pop("cache", None)  # a private folder
+    values = {
+        "task": task,
+        "classes": list(classes),
+        "spacing_mm": config.input.spacing_mm,
+        "patch": config.patch,
+        "percentiles": config.input.percentiles,
+        "training_data": config.training_data,
+        "n_training_exams": n_exams[0],
+        "n_validation_exams": n_exams[1],
+        "steps": result.steps,
+        "seed": config.loop.seed,
+        "code_version": osteosap.__version__,
+        "git_sha": git_sha(Path(__file__).resolve().parents[3]),
+        "validation": {
+            name: None if math.isnan(value) else round(value, 4)
+            for name, value in result.validation.items()
+        },
+        "recipe": recipe,
+        "recipe_hash": canonical_hash(recipe),
+    }
+    return CheckpointMetadata.from_mapping(values | more)
+
+
+def git_sha(root: Path) -> str | None:
+    """Commit of a source checkout, read from its files; None elsewhere."""
+    try:
+        head = (root / ".git" / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        reference = head.removeprefix("ref: ")
+        loose = root / ".git" / reference
+        if loose.is_file():
+            return loose.read_text().strip()
+        for line in (root / ".git" / "packed-refs").read_text().splitlines():
+            if line.endswith(f" {reference}"):
+                return line.split()[0]
+    except OSError:
+        return None
+    return None
