@@ -1,4 +1,5 @@
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,3 +140,11 @@ def test_a_varied_protocol_changes_the_images_but_not_the_body(
     varied = simulate_exam(coarse.model_copy(update={"vary_protocol": True}))
     assert varied.tissue.array.tobytes() == patient.tissue.array.tobytes()
     assert varied.stations[0].volume.array.tobytes() != patient.stations[0].volume.array.tobytes()
+
+
+@pytest.mark.parametrize("name", ["simulate_training", "simulate_training_healthy"])
+def test_the_cohort_files_load(name: str) -> None:
+    path = Path(__file__).resolve().parents[2] / "configs" / f"{name}.yaml"
+    config = SimulationConfig.from_yaml(path)
+    assert config.vary_protocol
+    assert config.lesions == (0 if name.endswith("healthy") else None)

@@ -37,7 +37,9 @@ class LoopConfig(StageConfig):
     The learning rate rises linearly over ``warmup_steps`` and then falls as a cosine to 0 at
     ``steps``, or at ``max_minutes`` if that comes first (the schedule then follows the clock, so
     that it always ends; such a run is not repeatable to the bit).
-    ``batch_dice`` sums the Dice over the batch before the ratio is taken. ``collapse_after`` is
+    ``batch_dice`` sums the Dice over the batch before the ratio is taken; ``background_weight``
+    is background's weight in the cross-entropy (other classes 1): below 1 keeps a network from
+    predicting background only where foreground is rare. ``collapse_after`` is
     the share of the run after which a network that still predicts background only, for
     ``collapse_window`` steps, stops the run. 0 validates or saves only at the end. ``workers``
     None means none on a CPU and 4 threads with a GPU.
@@ -52,6 +54,7 @@ class LoopConfig(StageConfig):
     gradient_clip: float = Field(default=1.0, gt=0.0)
     batch_dice: bool = True
     dice_smoothing: float = Field(default=1e-5, gt=0.0)
+    background_weight: float = Field(default=1.0, gt=0.0)
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int | None = Field(default=None, ge=0)
@@ -303,16 +306,30 @@ class _Run:
 
 
 def _loss(config: LoopConfig) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Soft Dice without background plus cross-entropy, built for the classes of the logits."""
     from monai.losses import DiceCELoss
 
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = DiceCELoss(
-        include_background=False,
-        to_onehot_y=True,
-        softmax=True,
-        smooth_nr=config.dice_smoothing,
-        smooth_dr=config.dice_smoothing,
-        batch=config.batch_dice,
-    )
+    built: dict[int, nn.Module] = {}
+
+    def loss(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        n_classes = logits.shape[1]
+        if n_classes not in built:
+            weight = None
+            if config.background_weight != 1.0:
+                weight = torch.ones(n_classes, device=logits.device)
+                weight[0] = config.background_weight
+            built[n_classes] = DiceCELoss(
+                include_background=False,
+                to_onehot_y=True,
+                softmax=True,
+                weight=weight,
+                smooth_nr=config.dice_smoothing,
+                smooth_dr=config.dice_smoothing,
+                batch=config.batch_dice,
+            )
+        value: torch.Tensor = built[n_classes](logits, reference)
+        return value
+
     return loss
 
 
