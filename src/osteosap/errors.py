@@ -18,6 +18,9 @@ None of them ever carries a patient's name or identifier.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -46,6 +49,10 @@ class OsteosapError(Exception):
         self.problem = problem.rstrip(". ")
         self.remedy = remedy.rstrip(". ")
         super().__init__(f"{self.problem}. {self.remedy}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the error cross from a worker process to its parent."""
+        return partial(type(self), remedy=self.remedy), (self.problem,)
 
 
 class InputError(OsteosapError):

@@ -78,6 +78,7 @@ class ExamPaths:
         "preprocessing": "exam/preprocessing.json",
         "skeleton": "skeleton.nii.gz",
         "lesion_probability": "lesion_probability.nii.gz",
+        "segmentation": "segmentation.json",
         "lesions": "lesions.nii.gz",
         "lesion_table": "lesions.csv",
         "measurements": "measurements.json",

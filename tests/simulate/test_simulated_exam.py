@@ -142,9 +142,11 @@ def test_a_varied_protocol_changes_the_images_but_not_the_body(
     assert varied.stations[0].volume.array.tobytes() != patient.stations[0].volume.array.tobytes()
 
 
-@pytest.mark.parametrize("name", ["simulate_training", "simulate_training_healthy"])
-def test_the_cohort_files_load(name: str) -> None:
-    path = Path(__file__).resolve().parents[2] / "configs" / f"{name}.yaml"
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("simulate_*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_simulation_file_loads(path: Path) -> None:
     config = SimulationConfig.from_yaml(path)
-    assert config.vary_protocol
-    assert config.lesions == (0 if name.endswith("healthy") else None)
+    assert config.vary_protocol == ("training" in path.stem)
+    assert (config.lesions == 0) == path.stem.endswith("healthy")

@@ -1,1 +1,95 @@
-"""osteosap.cli."""
+"""The command line: one thin file a command; anything heavy is imported inside the command.
+
+Exit codes: 0 done, 1 an error that osteosap explains in one line, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from osteosap import __version__
+from osteosap.cli import evaluate, model, run, simulate, stages, train
+from osteosap.errors import OsteosapError
+
+__all__ = ["app", "main"]
+
+_EXTRAS = {
+    "pydicom": "dicom", "SimpleITK": "preprocess", "torch": "learn", "monai": "learn",
+    "safetensors": "learn", "einops": "learn", "lightning": "learn", "matplotlib": "report",
+    "jinja2": "report",
+}  # fmt: skip
+
+app = typer.Typer(
+    name="osteosap",
+    help="Bone metastases on whole-body MRI: from DICOM to lesion masks, measurements, a report. "
+    "A research tool, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+app.command()(run.run)
+app.add_typer(simulate.app, name="simulate")
+app.add_typer(train.app, name="train")
+app.command()(evaluate.evaluate)
+app.add_typer(model.app, name="model")
+app.command()(stages.stages)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"osteosap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings.")] = False,
+) -> None:
+    from osteosap.cli.console import set_up_logging
+
+    del version  # its callback has dealt with it
+    set_up_logging(quiet=quiet)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 1 explained error, 2 wrong usage."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app(args=arguments, prog_name="osteosap")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except OsteosapError as error:
+        return _explain(str(error))
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        return _explain(
+            f"this command needs {error.name}, which is not installed. "
+            f"Install it with: pip install 'osteosap[{extra}]'."
+        )
+    return 0
+
+
+def _explain(text: str) -> int:
+    typer.echo(f"error: {' '.join(text.split())}", err=True)
+    return 1
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """End on SIGTERM as on an interrupt, so that nothing half-written stays."""
+    raise SystemExit(143)

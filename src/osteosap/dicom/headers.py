@@ -22,6 +22,7 @@ from osteosap.errors import StudyError
 
 __all__ = [
     "MR_IMAGE_STORAGE",
+    "SIMULATOR",
     "ImageHeader",
     "find_files",
     "parse_header",
@@ -39,6 +40,7 @@ _KEYWORDS = (
     "PatientID",
     "PatientName",
     "Modality",
+    "Manufacturer",
     "ImageType",
     "SeriesNumber",
     "SeriesDescription",
@@ -66,6 +68,9 @@ _TABLE_POSITIONS = (0x00191014, 0x00191013)
 """Siemens: table position relative to isocentre and absolute."""
 
 _TAGS = sorted({*(Tag(k) for k in _KEYWORDS), *B_VALUE_TAGS, *_TABLE_POSITIONS})
+SIMULATOR = "osteosap simulator"
+"""Manufacturer of the images that osteosap simulates."""
+
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _NATIVE_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
@@ -125,6 +130,7 @@ class ImageHeader:
     b_value_s_per_mm2: float | None
     b_value_source: str
     directionality: str
+    simulated: bool
 
     @property
     def has_geometry(self) -> bool:
@@ -294,6 +300,7 @@ def parse_header(dataset: Dataset, path: Path) -> ImageHeader | None:
         b_value_s_per_mm2=b_value,
         b_value_source=source,
         directionality=read_directionality(dataset),
+        simulated=_text(dataset, "Manufacturer") == SIMULATOR,
     )
 
 

@@ -73,11 +73,15 @@ class SeriesRecord:
 
 @dataclass(frozen=True)
 class StudyReading:
-    """A sorted study: a record of every series, the images to use, and what to mind."""
+    """A sorted study: a record of every series, the images to use, what to mind.
+
+    ``simulated`` is set where any image says of itself that osteosap simulated it.
+    """
 
     series: tuple[SeriesRecord, ...]
     images: tuple[StationImage, ...]
     warnings: tuple[str, ...]
+    simulated: bool
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ def read_study(folder: Path) -> StudyReading:
         _log(record)
     _require_complete(parts, selection)
     images, notes = _read_images(selection)
-    return StudyReading(records, images, (*warnings, *selection.warnings, *notes))
+    simulated = any(header.simulated for header in headers)
+    return StudyReading(records, images, (*warnings, *selection.warnings, *notes), simulated)
 
 
 def _read_folder(folder: Path) -> tuple[ImageHeader, ...]:

@@ -25,6 +25,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from osteosap import __version__
 from osteosap.config import StageConfig
 from osteosap.dicom.b_values import SIEMENS_CREATOR
+from osteosap.dicom.headers import SIMULATOR
 from osteosap.errors import GeometryError, OutputError, VolumeError
 from osteosap.exam import StationImage
 from osteosap.geometry import Affine, flip_lps_ras, to_ras
@@ -33,7 +34,6 @@ __all__ = ["DicomWriterConfig", "write_study"]
 
 GREY_LEVELS = 4095
 """Largest pixel value: 12 bits, as scanners write."""
-_MANUFACTURER = "osteosap simulator"
 
 
 class DicomWriterConfig(StageConfig):
@@ -295,7 +295,7 @@ def _add_study(dataset: Dataset, digest: str, config: DicomWriterConfig) -> None
             "ReferringPhysicianName": "",
             "FrameOfReferenceUID": _uid(digest, "frame of reference"),
             "PositionReferenceIndicator": "",
-            "Manufacturer": _MANUFACTURER,
+            "Manufacturer": SIMULATOR,
             "ManufacturerModelName": "phantom",
             "SoftwareVersions": f"osteosap {__version__}",
             "MagneticFieldStrength": config.field_strength_t,

@@ -46,7 +46,7 @@ class MeasureConfig(StageConfig):
 
     touch_mm: float = Field(default=3.0, ge=0.0)
     """A lesion takes the bone class that holds most voxels inside it or this close to it."""
-    nearest_mm: float = Field(default=10.0, ge=0.0)
+    nearest_mm: float = Field(default=5.0, ge=0.0)
     """Failing that, the nearest class up to this distance; farther away it is unassigned."""
     min_volume_ml: float = Field(default=1.0, gt=0.0)
     """Volume from which on lesions are also counted apart (MET-RADS-P measurability)."""

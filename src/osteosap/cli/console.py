@@ -1,0 +1,56 @@
+"""What commands share at the terminal: logging and progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+__all__ = ["errors", "progress_bar", "results", "set_up_logging"]
+
+errors = Console(stderr=True, highlight=False)
+results = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+
+
+class ConsoleHandler(logging.Handler):
+    """Log lines above the progress bar, never wrapped or interpreted."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        errors.print(f"{prefix}{self.format(record)}", soft_wrap=True, markup=False)
+
+
+def set_up_logging(*, quiet: bool) -> None:
+    """Send osteosap's log to stderr."""
+    logger = logging.getLogger("osteosap")
+    logger.handlers = [ConsoleHandler()]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """Yield a function of a line of text and a fraction done; a new text starts a new bar."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        text = ""
+
+        def show(message: str, fraction: float) -> None:
+            nonlocal text
+            if message != text:
+                bar.reset(task, total=1.0)
+                text = message
+            bar.update(task, description=message, completed=fraction)
+
+        yield show

@@ -1,0 +1,42 @@
+"""``osteosap run``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["run"]
+
+
+def run(
+    study: Annotated[
+        Path,
+        typer.Argument(help="DICOM folder, or folder with t1, b1000 (and adc) as NIfTI."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Output folder; made if absent.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Settings (YAML), one block a stage.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu or cuda, over the settings.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run every stage, finished or not.")
+    ] = False,
+) -> None:
+    """From a study to lesion masks, measurements and a report."""
+    from osteosap.cli.console import progress_bar, results
+    from osteosap.exam import ExamPaths
+    from osteosap.workflow import RunConfig, run_exam
+
+    settings = RunConfig.from_yaml(config) if config else RunConfig()
+    if device:
+        settings = settings.on_device(device)
+    with progress_bar() as progress:
+        run_exam(study, out, config=settings, progress=progress, force=force)
+    paths = ExamPaths(out)
+    results.print(f"report: {paths['report']}", markup=False)
+    results.print(f"lesions: {paths['lesion_table']}", markup=False)
+    results.print("Research tool, not a medical device: a reader confirms every finding.")

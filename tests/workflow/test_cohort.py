@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+
+from osteosap.cohort import simulate_cohort, simulate_to_folder, simulate_training_exam
+from osteosap.errors import ConfigError, InputError, OsteosapError
+from osteosap.exam import read_exam
+from osteosap.ingest import read_input
+from osteosap.simulate import ScannerConfig, SimulationConfig
+
+COARSE = ScannerConfig(
+    n_stations=2, t1_spacing_mm=(10.0, 10.0, 10.0), dwi_spacing_mm=(10.0, 10.0, 10.0)
+)
+
+
+def coarse(seed: int, *, lesions: int = 4) -> SimulationConfig:
+    return SimulationConfig(
+        seed=seed, lesions=lesions, body_spacing_mm=(8.0, 8.0, 8.0), scanner=COARSE
+    )
+
+
+def test_a_training_exam_holds_what_the_product_sees_and_the_truth_on_its_grid(tmp_path):
+    simulate_training_exam(coarse(1), tmp_path / "exam")
+    exam = read_exam(tmp_path / "exam")
+    assert exam.images.spacing_mm == pytest.approx((10.0, 10.0, 10.0))
+    assert exam.images.channels == ("t1", "b1000", "adc")
+    assert set(np.unique(exam.skeleton.array)) == set(range(10))
+    marker = json.loads((tmp_path / "exam" / "exam.json").read_text())
+    assert marker["simulated"] is True
+    assert marker["seed"] == 1
+    assert marker["n_lesions_on_grid"] == np.count_nonzero(np.unique(exam.lesions.array))
+
+
+def test_bone_truth_lies_where_the_stitched_image_shows_the_body(tmp_path):
+    simulate_training_exam(coarse(2), tmp_path / "exam")
+    exam = read_exam(tmp_path / "exam")
+    t1 = exam.images.channel("t1")
+    bone = exam.skeleton.array[0] > 0
+    assert np.median(t1[bone]) > 5 * np.median(t1[exam.images.channel("adc") == 0])
+
+
+def test_a_simulated_study_is_written_for_users_with_its_truth_beside(tmp_path):
+    simulate_to_folder(coarse(3), tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["dicom", "exam", "truth"]
+    truth = sorted(p.name for p in (tmp_path / "out" / "truth").iterdir())
+    assert truth == ["adc.nii.gz", "exam.json", "lesions.nii.gz", "skeleton.nii.gz"]
+    assert read_exam(tmp_path / "out" / "exam").skeleton is not None
+    for folder in ("dicom", "exam"):
+        found = read_input(tmp_path / "out" / folder)
+        assert found.simulated
+        assert {image.kind for image in found.images} >= {"t1", "dwi"}
+
+
+def test_only_what_was_asked_for_is_written(tmp_path):
+    simulate_to_folder(coarse(3), tmp_path / "out", formats=["nifti"])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["exam", "truth"]
+
+
+@pytest.mark.parametrize("formats", [[], ["nrrd"]])
+def test_a_format_that_is_not_known_is_refused(tmp_path, formats):
+    with pytest.raises(ConfigError, match="format"):
+        simulate_to_folder(coarse(3), tmp_path / "out", formats=formats)
+
+
+def test_a_cohort_takes_up_where_it_stopped(tmp_path):
+    first = simulate_cohort([coarse(4)], tmp_path)
+    again = simulate_cohort([coarse(4), coarse(5, lesions=0)], tmp_path)
+    assert [entry.made_now for entry in first] == [True]
+    assert [(e.folder, e.made_now) for e in again] == [
+        ("exam_000004", False),
+        ("exam_000005", True),
+    ]
+    content = json.loads((tmp_path / "cohort.json").read_text())
+    assert content["simulated"] is True
+    assert [row["seed"] for row in content["exams"]] == [4, 5]
+    assert not read_exam(tmp_path / "exam_000005").lesions.array.any()
+
+
+def test_other_settings_make_an_exam_anew(tmp_path):
+    simulate_cohort([coarse(4)], tmp_path)
+    (entry,) = simulate_cohort([coarse(4, lesions=1)], tmp_path)
+    assert entry.made_now
+
+
+def test_two_exams_of_one_seed_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="2 exams with 1 different seeds"):
+        simulate_cohort([coarse(4), coarse(4)], tmp_path)
+
+
+def test_a_cohort_stops_at_an_exam_that_fails_and_names_it(tmp_path, monkeypatch):
+    def broken(_config, _out):
+        raise InputError("no body", remedy="Choose another seed")
+
+    monkeypatch.setattr("osteosap.cohort.simulate_training_exam", broken)
+    with pytest.raises(OsteosapError, match="exam_000004: no body"):
+        simulate_cohort([coarse(4)], tmp_path)
+    assert not (tmp_path / "cohort.json").exists()
