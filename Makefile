@@ -14,7 +14,7 @@ STAMP := $(VENV)/.osteosap-stamp
 FAST := not slow and not server and not browser and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check figures clean
+.PHONY: help install demo test test-slow check bench figures clean
 
 help:
 	@sed -n '2,6s/^# *//p' Makefile
@@ -42,6 +42,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/shipped_weights.py --out benchmarks/results
 
 figures: $(STAMP)
 	$(BIN)/python examples/simulated_exam.py --out docs/images/simulated_exam.png

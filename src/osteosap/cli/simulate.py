@@ -35,6 +35,12 @@ _CONFIG = Annotated[
 def exam(
     out: _OUT,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another man.")] = 0,
+    lesions: Annotated[
+        int | None, typer.Option("--lesions", min=0, help="How many; 0 is a healthy man.")
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option("--spacing", min=1.0, help="Voxel edge of the truth in mm.")
+    ] = None,
     config: _CONFIG = None,
     formats: Annotated[
         list[Format] | None, typer.Option("--format", help="Repeat for several; all by default.")
@@ -45,7 +51,11 @@ def exam(
     from osteosap.cohort import FORMATS, simulate_to_folder
 
     chosen = tuple(item.value for item in formats) if formats else FORMATS
-    simulate_to_folder(_settings(config, seed), out, formats=chosen)
+    changes: dict[str, object] = {} if lesions is None else {"lesions": lesions}
+    if spacing is not None:
+        changes["body_spacing_mm"] = (spacing, spacing, spacing)
+    settings = _settings(config, seed).model_copy(update=changes)
+    simulate_to_folder(settings, out, formats=chosen)
     results.print(f"simulated examination of seed {seed}: {out}", markup=False)
 
 

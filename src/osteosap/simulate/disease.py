@@ -1,9 +1,8 @@
 """Lesions and their look-alikes: where they sit, how large they are, what they are made of.
 
 Volumes are log-normal with a median of 0.5 mL and about a quarter of at least 1 mL, as in the
-paper (Wuts et al. 2026); sites are weighted towards spine and pelvis as in metastatic prostate
-cancer (Bubendorf et al. 2000, Hum Pathol 31:578: spine 90 % of patients with bone metastases,
-ribs 18 %, long bones 15 %, skull 8 %, pelvis counted with the spine there).
+paper (Wuts et al. 2026). The weights of the sites are ours; their order follows metastatic prostate
+cancer, in which the spine comes first (Bubendorf et al. 2000, Hum Pathol 31:578).
 """
 
 from __future__ import annotations
