@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Self
 
 import yaml
@@ -18,7 +18,7 @@ __all__ = ["StageConfig", "canonical_hash"]
 class StageConfig(BaseModel):
     """A stage's settings. Subclass, give every field a default and a unit in its name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Self:
@@ -28,9 +28,10 @@ class StageConfig(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(p) for p in first["loc"]) or cls.__name__
+            block, known = _block(cls, first["loc"])
             raise ConfigError(
                 f"setting '{place}' of {cls.__name__}: {first['msg']} (got {first['input']!r})",
-                remedy=f"Known settings: {', '.join(cls.model_fields)}",
+                remedy=f"Known settings{f' of {block}' if block else ''}: {', '.join(known)}",
             ) from error
 
     @classmethod
@@ -42,6 +43,10 @@ class StageConfig(BaseModel):
         """All settings, resolved, as plain JSON types."""
         return self.model_dump(mode="json")
 
+    def to_record(self) -> dict[str, Any]:
+        """As :meth:`to_mapping`, files by their names alone: folders may name a person."""
+        return {name: _without_folders(value) for name, value in self.model_dump().items()}
+
     def hash(self) -> str:
         """SHA-256 of the resolved settings."""
         return canonical_hash(self.to_mapping())
@@ -50,9 +55,18 @@ class StageConfig(BaseModel):
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; anything else raises :class:`ConfigError`."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
         raise ConfigError(f"no configuration file {path}", remedy="Check the path") from error
+    except OSError as error:
+        raise ConfigError(
+            f"the configuration file {path} cannot be read ({error.strerror})",
+            remedy="Check the path and its permissions",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is no text file in UTF-8", remedy="Point to a YAML file, such as in configs/"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML", remedy="Check its syntax") from error
     if values is None:
@@ -69,3 +83,27 @@ def canonical_hash(values: Any) -> str:
     """SHA-256 of a JSON-serialisable value, independent of key order."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _block(config: type[BaseModel], place: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """Path of the block of settings that a place lies in, and what that block knows."""
+    path: list[str] = []
+    for part in place[:-1]:
+        field = config.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        config = inner
+        path.append(str(part))
+    return ".".join(path), list(config.model_fields)
+
+
+def _without_folders(value: Any) -> Any:
+    """The same in JSON types, with a file's name for its path."""
+    if isinstance(value, PurePath):
+        return value.name
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_folders(item) for item in value]
+    return value

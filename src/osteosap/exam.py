@@ -15,7 +15,16 @@ import numpy as np
 from osteosap.errors import InputError, VolumeError
 from osteosap.volume import Volume, read_nifti, stack, write_nifti
 
-__all__ = ["Exam", "ExamPaths", "StationImage", "read_exam", "write_exam"]
+__all__ = [
+    "INPUT_CHANNELS",
+    "Exam",
+    "ExamPaths",
+    "StationImage",
+    "find_file",
+    "read_exam",
+    "require_file",
+    "write_exam",
+]
 
 INPUT_CHANNELS = ("t1", "b1000")
 """Channels the networks read, in the order in which checkpoints record them."""
@@ -76,6 +85,7 @@ class ExamPaths:
         "adc": "exam/adc.nii.gz",
         "body": "exam/body.nii.gz",
         "preprocessing": "exam/preprocessing.json",
+        "origin": "exam/exam.json",
         "skeleton": "skeleton.nii.gz",
         "lesion_probability": "lesion_probability.nii.gz",
         "segmentation": "segmentation.json",

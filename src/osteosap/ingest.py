@@ -13,21 +13,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import nibabel as nib
 import numpy as np
 
+from osteosap.adc_unit import TO_UM2_PER_S, AdcUnit, detect_adc_unit
 from osteosap.config import StageConfig
-from osteosap.errors import InputError, StudyError, VolumeError
+from osteosap.errors import InputError, StudyError
 from osteosap.exam import StationImage, find_file, require_file
 from osteosap.manifest import read_json, write_json
 from osteosap.volume import Volume, read_nifti, write_nifti
 
-__all__ = ["IngestConfig", "StudyInput", "read_input", "read_stations", "write_stations"]
+__all__ = [
+    "IngestConfig",
+    "StudyInput",
+    "read_input",
+    "read_stations",
+    "require_study",
+    "write_stations",
+]
 
 log = logging.getLogger(__name__)
 
-AdcUnit = Literal["auto", "um2/s", "1e-3 mm2/s", "mm2/s"]
-_TO_UM2_PER_S = {"um2/s": 1.0, "1e-3 mm2/s": 1e3, "mm2/s": 1e6}
 MARKER = "exam.json"
+"""Beside the images of an exam: says whether they are simulated."""
 
 
 class IngestConfig(StageConfig):
@@ -40,7 +48,7 @@ class IngestConfig(StageConfig):
         converted by :mod:`osteosap.dicom`, which knows more about them.)
     """
 
-    nifti_adc_unit: AdcUnit = "auto"
+    nifti_adc_unit: AdcUnit | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -78,17 +86,28 @@ def read_input(study: Path, config: IngestConfig | None = None) -> StudyInput:
     StudyError
         A DICOM study without T1 or without diffusion images, or with broken series.
     """
-    if not study.is_dir():
-        raise InputError(
-            f"no folder {study}" if not study.exists() else f"{study} is a file, not a folder",
-            remedy="Point to the folder that holds the DICOM study or the NIfTI files",
-        )
+    require_study(study)
     if _holds_nifti(study):
         found = _read_nifti_folder(study, config or IngestConfig())
     else:
         found = _read_dicom_folder(study)
     _require_kinds(found)
     return found
+
+
+def require_study(study: Path) -> None:
+    """Refuse a study that is no folder.
+
+    Raises
+    ------
+    InputError
+        It is absent or a file.
+    """
+    if not study.is_dir():
+        raise InputError(
+            f"no folder {study}" if not study.exists() else f"{study} is a file, not a folder",
+            remedy="Point to the folder that holds the DICOM study or the NIfTI files",
+        )
 
 
 def write_stations(found: StudyInput, folder: Path) -> None:
@@ -150,6 +169,11 @@ def _read_nifti_folder(study: Path, config: IngestConfig) -> StudyInput:
         path = require_file(study, name)
         image, reason = _nifti_image(path, name, config)
         images.append(image)
+        if not _knows_its_place(path):
+            warnings.append(
+                f"{path.name} does not say where it lies in space (sform and qform are unset): its "
+                "position and sides are a guess, left and right may be exchanged"
+            )
         role = {"t1": "t1", "b1000": "dwi", "adc": "adc_map"}[name]
         b_values = [] if image.b_value_s_per_mm2 is None else [image.b_value_s_per_mm2]
         log.info("%s: %s (%s)", path.name, role, reason)
@@ -165,9 +189,10 @@ def _nifti_image(path: Path, name: str, config: IngestConfig) -> tuple[StationIm
     volume = read_nifti(path, channel=name)
     array = volume.array.astype(np.float32)
     if name == "adc":
-        unit = config.nifti_adc_unit if config.nifti_adc_unit != "auto" else adc_unit(array)
-        how = "as set" if config.nifti_adc_unit != "auto" else "told from its magnitude"
-        scaled = Volume(array * np.float32(_TO_UM2_PER_S[unit]), volume.affine, ("adc",))
+        unit, how = config.nifti_adc_unit, "as set"
+        if unit == "auto":
+            (unit, _), how = detect_adc_unit([array]), "told from its magnitude"
+        scaled = Volume(array * np.float32(TO_UM2_PER_S[unit]), volume.affine, ("adc",))
         return StationImage(scaled, "adc", group="nifti", source=path.name), f"unit {unit}, {how}"
     kind = "t1" if name == "t1" else "dwi"
     named = Volume(array, volume.affine, (kind,))
@@ -175,26 +200,10 @@ def _nifti_image(path: Path, name: str, config: IngestConfig) -> tuple[StationIm
     return StationImage(named, kind, b_value, "nifti", path.name), "named by its file"
 
 
-def adc_unit(array: np.ndarray[Any, Any]) -> Literal["um2/s", "1e-3 mm2/s", "mm2/s"]:
-    """Unit of an ADC map, told from the median of its positive values.
-
-    Tissue lies between about 0.2 and 4 times 1e-3 mm2/s, so that the three units are a factor
-    1000 apart and cannot be confused.
-
-    Raises
-    ------
-    VolumeError
-        No positive value, or a median that fits no unit.
-    """
-    positive = array[array > 0]
-    median = float(np.median(positive)) if positive.size else 0.0
-    for unit, factor in _TO_UM2_PER_S.items():
-        if 50.0 <= median * factor <= 10_000.0:
-            return unit  # type: ignore[return-value]
-    raise VolumeError(
-        f"the median of adc is {median:g}, which fits no unit (expected about 1000 in um2/s)",
-        remedy="Check the map, or set ingest.nifti_adc_unit",
-    )
+def _knows_its_place(path: Path) -> bool:
+    """Whether the header of a NIfTI file says where its voxels lie (sform or qform is set)."""
+    header = nib.load(path).header
+    return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
 
 
 def _read_dicom_folder(study: Path) -> StudyInput:

@@ -16,9 +16,9 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from osteosap import __version__
@@ -31,6 +31,8 @@ __all__ = [
     "StageRecord",
     "atomic_outputs",
     "checksums",
+    "require_folder",
+    "require_own",
     "software_versions",
     "stage_key",
     "study_checksum",
@@ -107,13 +109,15 @@ class RunManifest:
             return cls()
         known = {f.name for f in fields(StageRecord)}
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise ValueError(f"schema {content['schema']!r}")
             records = []
             for values in content["stages"]:
                 if set(values) != known:
                     raise ValueError(f"fields {sorted(set(values) ^ known)}")
+                if any(map(_leads_out, dict(values["outputs"]))):
+                    raise ValueError("an output outside the folder")
                 records.append(StageRecord(**{**values, "warnings": tuple(values["warnings"])}))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -121,6 +125,11 @@ class RunManifest:
                 remedy="Choose an empty output folder, or delete this file to run from the start",
             ) from error
         return cls(tuple(records))
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Every file that a recorded stage wrote, relative to the output folder."""
+        return frozenset(name for record in self.stages for name in record.outputs)
 
     def save(self, path: Path) -> None:
         """Write ``run.json``, whole or not at all."""
@@ -168,9 +177,21 @@ def study_checksum(study: Path) -> str:
     """One SHA-256 over the names and contents of all files of a study folder.
 
     Only the digest is kept: file and folder names of a study may carry a patient's name.
+
+    Raises
+    ------
+    InputError
+        Something in the folder cannot be read. It is not named, for the same reason.
     """
-    files = sorted(p for p in study.rglob("*") if p.is_file()) if study.is_dir() else []
-    return canonical_hash([[p.relative_to(study).as_posix(), file_checksum(p)] for p in files])
+    try:
+        files = sorted(_files_below(study))
+        return canonical_hash([[p.relative_to(study).as_posix(), file_checksum(p)] for p in files])
+    except OSError as error:
+        raise InputError(
+            "a file or folder of the study cannot be read "
+            f"({error.strerror or type(error).__name__})",
+            remedy="Check the permissions of everything in it, or copy the study",
+        ) from error
 
 
 def stage_key(stage: str, config_hash: str, inputs: dict[str, str]) -> str:
@@ -189,6 +210,47 @@ def software_versions() -> dict[str, str]:
         if version:
             versions[name] = str(version)
     return versions
+
+
+def require_folder(path: Path) -> None:
+    """Refuse an output folder that is a file, before any work is done.
+
+    Raises
+    ------
+    OutputError
+        It is one.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file, not a folder", remedy="Choose another output folder")
+
+
+def require_own(root: Path, places: Iterable[str], recorded: Collection[str]) -> None:
+    """Refuse to write where something lies that no earlier call is on record for.
+
+    Parameters
+    ----------
+    root
+        Output folder.
+    places
+        Files and folders, relative to ``root``, that will be written or replaced.
+    recorded
+        Files, relative to ``root``, that earlier calls wrote.
+
+    Raises
+    ------
+    OutputError
+        There is another file at, or below, one of the places.
+    """
+    found = {
+        file.relative_to(root).as_posix() for place in places for file in _files_at(root / place)
+    }
+    foreign = sorted(found - set(recorded))
+    if foreign:
+        raise OutputError(
+            f"{root} holds {len(foreign)} files, such as {foreign[0]}, that osteosap has no record "
+            "of and would replace",
+            remedy="Choose an empty folder",
+        )
 
 
 @contextlib.contextmanager
@@ -279,7 +341,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object that an earlier stage wrote."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as JSON", remedy="Run again with --force to make it anew"
@@ -290,15 +352,28 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file, whole or not at all."""
+    """Write a text file (UTF-8), whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; make its folder if absent.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
     partial = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
+        partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise _output_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone already where all went well
+            partial.unlink()
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:
@@ -321,6 +396,29 @@ def move_into_place(source: Path, target: Path) -> None:
     if target.is_dir():
         shutil.rmtree(target)
     source.replace(target)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Every file in a folder of any nesting; unlike ``rglob``, passes over nothing unreadable."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=stop):
+        yield from (file for name in names if (file := Path(place, name)).is_file())
+
+
+def _files_at(path: Path) -> list[Path]:
+    """Whatever is no folder at a place or below it, links that lead nowhere included."""
+    if path.is_dir():
+        return [p for p in path.rglob("*") if p.is_symlink() or not p.is_dir()]
+    return [path] if path.exists() or path.is_symlink() else []
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a relative path leads out of the folder that it is relative to."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
 
 
 def _is_below(name: object, root: Path) -> bool:

@@ -14,17 +14,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from osteosap.config import StageConfig
-from osteosap.errors import OutputError
-from osteosap.exam import ExamPaths, read_exam
+from osteosap import __version__
+from osteosap.config import StageConfig, canonical_hash
+from osteosap.errors import CheckpointError, OutputError
+from osteosap.exam import INPUT_CHANNELS, ExamPaths
 from osteosap.inference.candidates import CandidateConfig, extract_lesions
 from osteosap.inference.predict import SegmentConfig, find_weights, segment_exam
-from osteosap.ingest import IngestConfig, read_input, read_stations, write_stations
+from osteosap.inference.sliding import choose_device
+from osteosap.ingest import (
+    IngestConfig,
+    read_input,
+    read_stations,
+    require_study,
+    write_stations,
+)
 from osteosap.manifest import (
     RunManifest,
     StageRecord,
@@ -32,11 +40,14 @@ from osteosap.manifest import (
     checksums,
     file_checksum,
     read_json,
+    require_folder,
+    require_own,
     software_versions,
     stage_key,
     study_checksum,
     write_json,
 )
+from osteosap.models.checkpoint import load_checkpoint
 from osteosap.preprocess.config import PreprocessConfig
 from osteosap.reporting.content import ReportConfig, ReportContent
 from osteosap.reporting.findings import (
@@ -46,7 +57,7 @@ from osteosap.reporting.findings import (
     measurements,
     write_lesion_table,
 )
-from osteosap.volume import Volume, read_nifti, write_nifti
+from osteosap.volume import Volume, read_nifti, stack, write_nifti
 
 __all__ = [
     "STAGES",
@@ -143,6 +154,8 @@ class Stage:
         Its function.
     used_files
         Files outside the exam that its result depends on (weights), by a name for ``run.json``.
+    check
+        Raises what would make the stage fail whatever the study: called before the first stage.
     """
 
     name: str
@@ -153,6 +166,7 @@ class Stage:
     run: Callable[[StageContext], StageResult]
     may_write: tuple[str, ...] = ()
     used_files: Callable[[RunConfig], dict[str, Path]] = lambda _config: {}
+    check: Callable[[RunConfig], None] = lambda _config: None
 
 
 def run_exam(
@@ -166,7 +180,9 @@ def run_exam(
     """Do the main job: from a study to masks, measurements and a report.
 
     A stage whose settings, inputs and package version are as in ``out/run.json``, and whose outputs
-    are intact, is not run again. A stage that fails leaves nothing half-written.
+    are intact, is not run again. A stage that fails leaves nothing half-written. What can be known
+    to fail is refused before anything is written, and so is an output folder in which the run would
+    replace files that are not on record in its ``run.json``.
 
     Parameters
     ----------
@@ -192,12 +208,20 @@ def run_exam(
         The study, or something in it, cannot be used.
     CheckpointError
         Weights are missing or do not fit.
+    ConfigError
+        The device is unknown or absent.
     OutputError
-        The output folder cannot be written, or lies inside the study.
+        The output folder cannot be written, lies inside the study, would replace the study or
+        files that no earlier run wrote.
     """
+    require_study(study)
     _require_apart(study, out)
     job = _Job(study, out, config or RunConfig(), progress or _silent, force)
     manifest = RunManifest.load(ExamPaths(out)["run"])
+    outputs = [file for key, file in ExamPaths.FILES.items() if key != "run"]
+    require_own(out, outputs, manifest.outputs)
+    for stage in STAGES:
+        stage.check(job.config)
     for stage in STAGES:
         manifest = _run_stage(stage, job, manifest)
     return manifest
@@ -224,13 +248,15 @@ def preprocess(context: StageContext) -> StageResult:
         write_nifti(volume, context.aside[name])
     write_nifti(assembled.body, context.aside["body"])
     write_json(context.aside["preprocessing"], assembled.record)
+    origin = {"simulated": found.simulated, "osteosap": __version__}
+    write_json(context.aside["origin"], origin)  # so that exam/ alone, as a study, still says so
     return StageResult(assembled.warnings)
 
 
 def segment(context: StageContext) -> StageResult:
     """Name the bones and rate every voxel as lesion, by the networks."""
-    exam = read_exam(context.done.root / "exam")
-    result = segment_exam(exam.images, config=context.config.segment, progress=context.progress)
+    images = _images(context.done, INPUT_CHANNELS)
+    result = segment_exam(images, config=context.config.segment, progress=context.progress)
     write_nifti(result.skeleton, context.aside["skeleton"])
     write_nifti(result.lesion_probability, context.aside["lesion_probability"])
     write_json(context.aside["segmentation"], result.record)
@@ -241,21 +267,27 @@ def measure(context: StageContext) -> StageResult:
     """Threshold the lesion probability and measure every candidate."""
     done, config = context.done, context.config.measure
     context.progress("measure lesions", 0.0)
-    images = read_exam(done.root / "exam").images
-    maps = {
-        name: read_nifti(done[name], channel=name) for name in ("skeleton", "lesion_probability")
-    }
+    images = _images(done, _MEASURED)
+    adc = images.channel("adc") if "adc" in images.channels else None
+    skeleton, probability = (
+        read_nifti(done[name], channel=name).channel(name)
+        for name in ("skeleton", "lesion_probability")
+    )
     segmentation = read_json(done["segmentation"])
     candidates = config.candidates.with_threshold(segmentation["lesion_threshold"])
-    probability = maps["lesion_probability"].channel("lesion_probability")
-    volume_ml = images.grid.voxel_volume_ml
-    array = extract_lesions(probability, volume_ml, config=candidates)
-    maps["lesions"] = Volume.single(array, images.affine, "lesions")
-    findings = _findings(images, maps, config)
+    array = extract_lesions(probability, images.grid.voxel_volume_ml, config=candidates)
+    findings = measure_lesions(
+        array,
+        images.grid,
+        skeleton=skeleton,
+        probability=probability,
+        adc=adc,
+        config=config.lesions,
+    )
     summary = measurements(
         findings,
         array,
-        adc=images.channel("adc") if "adc" in images.channels else None,
+        adc=adc,
         config=config.lesions,
         provenance={
             "simulated": read_json(done["series"])["simulated"],
@@ -264,7 +296,7 @@ def measure(context: StageContext) -> StageResult:
             "versions": software_versions(),
         },
     )
-    write_nifti(maps["lesions"], context.aside["lesions"])
+    write_nifti(Volume.single(array, images.affine, "lesions"), context.aside["lesions"])
     write_lesion_table(findings, context.aside["lesion_table"])
     write_json(context.aside["measurements"], summary)
     return StageResult()
@@ -277,18 +309,13 @@ def report(context: StageContext) -> StageResult:
     done = context.done
     context.progress("draw the report", 0.0)
     series, preprocessing = read_json(done["series"]), read_json(done["preprocessing"])
-    images = read_exam(done.root / "exam").images
-    maps = {
-        name: read_nifti(done[name], channel=name)
-        for name in ("skeleton", "lesions", "lesion_probability")
-    }
-    findings = _findings(images, maps, context.config.measure)
+    summary = read_json(done["measurements"])
     content = ReportContent(
-        images=images,
-        skeleton=maps["skeleton"],
-        lesions=maps["lesions"],
-        findings=tuple(findings),
-        measurements=read_json(done["measurements"]),
+        images=_images(done, _MEASURED),
+        skeleton=read_nifti(done["skeleton"], channel="skeleton"),
+        lesions=read_nifti(done["lesions"], channel="lesions"),
+        findings=tuple(Lesion.from_row(row) for row in summary["lesions"]),
+        measurements=summary,
         series=tuple(series["series"]),
         preprocessing=preprocessing,
         segmentation=read_json(done["segmentation"]),
@@ -301,16 +328,13 @@ def report(context: StageContext) -> StageResult:
     return StageResult()
 
 
-def _findings(images: Volume, maps: Mapping[str, Volume], config: BurdenConfig) -> list[Lesion]:
-    """Measure the lesions of the instance map."""
-    return measure_lesions(
-        maps["lesions"].channel("lesions"),
-        maps["lesions"].grid,
-        skeleton=maps["skeleton"].channel("skeleton"),
-        probability=maps["lesion_probability"].channel("lesion_probability"),
-        adc=images.channel("adc") if "adc" in images.channels else None,
-        config=config.lesions,
-    )
+_MEASURED = (*INPUT_CHANNELS, "adc")
+
+
+def _images(done: ExamPaths, channels: Sequence[str]) -> Volume:
+    """The images of some channels; ``adc`` where there is one."""
+    wanted = [name for name in channels if name != "adc" or done[name].exists()]
+    return stack([read_nifti(done[name], channel=name) for name in wanted])
 
 
 def weight_files(config: RunConfig) -> dict[str, Path]:
@@ -321,6 +345,30 @@ def weight_files(config: RunConfig) -> dict[str, Path]:
     }
 
 
+def check_preprocess(config: RunConfig) -> None:
+    """Fail where registration is asked for and its library is absent."""
+    if config.preprocess.registration != "none":
+        import SimpleITK  # noqa: F401
+
+
+def check_segment(config: RunConfig) -> None:
+    """Fail without the device, or with weights that are absent, broken or for another task."""
+    choose_device(config.segment.device)
+    for name, path in weight_files(config).items():
+        task = name.removeprefix("weights/")
+        found = load_checkpoint(path).metadata.task
+        if found != task:
+            raise CheckpointError(
+                f"{path} holds weights for '{found}', expected '{task}'",
+                remedy="Exchange the weight files",
+            )
+
+
+def check_report(_config: RunConfig) -> None:
+    """Fail where the libraries that draw and fill the page are absent."""
+    import osteosap.reporting.exam_report  # noqa: F401
+
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         "ingest", "Sort the study into station images of known kind and b-value",
@@ -328,13 +376,13 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "preprocess", "Stitch stations, bring diffusion to the T1 grid, make ADC",
-        ("stations",), ("t1", "b1000", "body", "preprocessing"),
-        PreprocessConfig, preprocess, may_write=("adc",),
+        ("stations",), ("t1", "b1000", "body", "preprocessing", "origin"),
+        PreprocessConfig, preprocess, may_write=("adc",), check=check_preprocess,
     ),
     Stage(
         "segment", "Name the bones and rate every voxel as lesion",
         ("t1", "b1000"), ("skeleton", "lesion_probability", "segmentation"),
-        SegmentConfig, segment, used_files=weight_files,
+        SegmentConfig, segment, used_files=weight_files, check=check_segment,
     ),
     Stage(
         "measure", "Extract lesions and measure region, volume and ADC",
@@ -344,8 +392,8 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "report", "Write what a reader needs on one page",
         ("series", "preprocessing", "segmentation", "t1", "b1000", "adc", "skeleton", "lesions",
-         "lesion_probability", "measurements"),
-        ("report",), ReportConfig, report,
+         "measurements"),
+        ("report",), ReportConfig, report, check=check_report,
     ),
 )  # fmt: skip
 """The main job, in order."""
@@ -365,7 +413,9 @@ def _run_stage(stage: Stage, job: _Job, manifest: RunManifest) -> RunManifest:
     done = ExamPaths(job.out)
     settings: StageConfig = getattr(job.config, stage.name)
     inputs = _inputs(stage, job)
-    key = stage_key(stage.name, settings.hash(), inputs)
+    config = settings.to_record()
+    config_hash = canonical_hash(config)
+    key = stage_key(stage.name, config_hash, inputs)
     before = manifest.record_of(stage.name)
     if before and not job.force and before.key == key and before.is_intact(job.out):
         log.info("%s: done before with the same settings and inputs, kept", stage.name)
@@ -374,15 +424,16 @@ def _run_stage(stage: Stage, job: _Job, manifest: RunManifest) -> RunManifest:
     started, clock = datetime.now(UTC), time.monotonic()
     with atomic_outputs(job.out, stage.writes, optional=stage.may_write) as aside:
         result = stage.run(StageContext(job.study, done, aside, job.config, job.progress))
+        outputs = checksums(aside, (*stage.writes, *stage.may_write))
     for warning in result.warnings:
         log.warning("%s: %s", stage.name, warning)
     record = StageRecord(
         stage=stage.name,
         key=key,
-        config=settings.to_mapping(),
-        config_hash=settings.hash(),
+        config=config,
+        config_hash=config_hash,
         inputs=inputs,
-        outputs=checksums(done, (*stage.writes, *stage.may_write)),
+        outputs=outputs,
         versions=software_versions(),
         device=result.device,
         started=started.isoformat(timespec="seconds"),
@@ -419,13 +470,21 @@ def _drop_later(stage: Stage, out: Path, manifest: RunManifest) -> RunManifest:
 
 
 def _require_apart(study: Path, out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, not a folder", remedy="Choose another output folder")
-    if out.resolve().is_relative_to(study.resolve()):
+    """Refuse to write into the study, and to replace it or a part of it."""
+    require_folder(out)
+    source = study.resolve()
+    if out.resolve().is_relative_to(source):
         raise OutputError(
             f"the output folder {out} lies inside the study {study}",
             remedy="Choose an output folder outside it, so that results are never read as input",
         )
+    for top in sorted({Path(file).parts[0] for file in ExamPaths.FILES.values()}):
+        place = (out / top).resolve()
+        if source.is_relative_to(place) or place.is_relative_to(source):
+            raise OutputError(
+                f"results would go to {out / top}, where the study {study} lies",
+                remedy="Choose an empty folder",
+            )
 
 
 def _silent(_message: str, _fraction: float) -> None:

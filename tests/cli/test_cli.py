@@ -1,9 +1,10 @@
+import importlib.util
 import json
 import logging
 
 import pytest
 
-from osteosap.cli import main
+from osteosap.cli import _EXTRAS, main
 from osteosap.exam import ExamPaths, write_exam
 
 
@@ -44,12 +45,27 @@ def test_wrong_usage_ends_with_2(arguments, capsys):
         ["train", "lesions", "--config", "{}/empty.yaml", "--train", "{}", "--out", "{}/out"],
         ["simulate", "exam", "--config", "{}/absent.yaml", "--out", "{}/out"],
         ["simulate", "cohort", "--config", "{}/wrong.yaml", "--count", "1", "--out", "{}/out"],
+        ["simulate", "exam", "--config", "{}/binary.yaml", "--out", "{}/out"],
+        ["simulate", "exam", "--lesions", "3", "--out", "{}/empty.yaml"],
+        ["simulate", "cohort", "--count", "1", "--out", "{}/empty.yaml"],
+        [
+            "train",
+            "skeleton",
+            "--config",
+            "{}/empty.yaml",
+            "--train",
+            "{}",
+            "--out",
+            "{}/wrong.yaml",
+        ],
+        ["evaluate", "--reference", "{}", "--prediction", "{}", "--out", "{}/empty.yaml"],
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
 def test_an_explained_error_is_one_line_without_traceback(arguments, tmp_path, capsys):
     (tmp_path / "empty.yaml").touch()
     (tmp_path / "wrong.yaml").write_text("sede: 3\n")
+    (tmp_path / "binary.yaml").write_bytes(b"\x89PNG\xff")
     before = sorted(tmp_path.iterdir())
     assert main([text.format(tmp_path) for text in arguments]) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -112,3 +128,109 @@ def test_a_missing_extra_is_named_with_how_to_install_it(monkeypatch, capsys):
 def test_quiet_keeps_the_log_to_warnings():
     main(["--quiet", "stages"])
     assert logging.getLogger("osteosap").level == logging.WARNING
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    """Settings that 'simulate exam' would have worked with."""
+    seen = []
+    monkeypatch.setattr(
+        "osteosap.cohort.simulate_to_folder", lambda config, *_a, **_k: seen.append(config)
+    )
+    return seen
+
+
+def test_a_seed_in_the_settings_counts_unless_one_is_given(tmp_path, simulated, capsys):
+    (tmp_path / "seven.yaml").write_text("seed: 7\nlesions: 2\n")
+    arguments = ["simulate", "exam", "--config", str(tmp_path / "seven.yaml"), "--out", "x"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--seed", "0", "--lesions", "0", "--spacing", "4"]) == 0
+    assert main(["simulate", "exam", "--out", "x"]) == 0
+    assert [(config.seed, config.lesions) for config in simulated] == [(7, 2), (0, 0), (0, None)]
+    assert simulated[1].body_spacing_mm == (4.0, 4.0, 4.0)
+    assert "of seed 7" in capsys.readouterr().out
+
+
+def test_a_cohort_counts_from_the_seed_in_the_settings(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "osteosap.cohort.simulate_cohort", lambda configs, *_a, **_k: seen.append(configs) or ()
+    )
+    (tmp_path / "seven.yaml").write_text("seed: 7\n")
+    arguments = ["simulate", "cohort", "--config", str(tmp_path / "seven.yaml"), "--out", "x"]
+    assert main([*arguments, "--count", "2"]) == 0
+    assert main([*arguments, "--count", "1", "--first-seed", "0"]) == 0
+    assert [[config.seed for config in configs] for configs in seen] == [[7, 8], [0]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lesions: -3", "seed: -1", "body_spacing_mm: [0, 2, 2]", "sequence: {t1_sequence: foo}",
+        "sequence: {t1_tr_ms: 0}", "scanner: {n_stations: 0}", "scanner: {t1_noise: -0.1}",
+        "scanner: {b_values_s_per_mm2: [-50]}", "scanner: {b_values_s_per_mm2: []}",
+        "scanner: {dwi_spacing_mm: [3, 3, 0]}", "scanner: {overlap_mm: -1}",
+    ],
+)  # fmt: skip
+def test_a_simulation_that_cannot_be_is_refused(tmp_path, simulated, capsys, text):
+    (tmp_path / "c.yaml").write_text(text)
+    assert main(["simulate", "exam", "--config", str(tmp_path / "c.yaml"), "--out", "x"]) == 1
+    assert simulated == []
+    assert "error: setting '" in capsys.readouterr().err
+
+
+@pytest.fixture
+def two_truths_one_result(small_exam, tmp_path):
+    for place in ("truth/a", "truth/b", "result/a"):
+        write_exam(small_exam, tmp_path / place)
+    (tmp_path / "result" / "b").mkdir()
+    return [
+        "evaluate", "--reference", str(tmp_path / "truth"),
+        "--prediction", str(tmp_path / "result"), "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+
+
+def test_a_truth_without_a_result_is_not_passed_over(two_truths_one_result, tmp_path, capsys):
+    assert main(two_truths_one_result) == 1
+    said = capsys.readouterr().err
+    assert "1 of 2 exams in" in said
+    assert ": b. " in said
+    assert "--allow-missing" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truth_without_a_result_may_be_left_out_and_is_counted(
+    two_truths_one_result, tmp_path, capsys
+):
+    assert main([*two_truths_one_result, "--allow-missing"]) == 0
+    assert "left out, without a prediction: b" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert content["references_without_prediction"] == {"n": 1, "exams": ["b"]}
+    assert content["n_exams"] == 1
+
+
+def raised_by_stages(monkeypatch, error):
+    def fail(*_arguments):
+        raise error
+
+    monkeypatch.setattr("rich.table.Table.add_row", fail)
+    return main(["stages"])
+
+
+def test_what_the_system_refuses_is_one_line_without_the_file(monkeypatch, capsys):
+    refused = PermissionError(13, "Permission denied", "/study/DOE_JOHN/1.dcm")
+    assert raised_by_stages(monkeypatch, refused) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the system refused")
+    assert "Permission denied, cli/stages.py line " in line
+    assert "DOE_JOHN" not in line
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_an_interrupt_is_one_line(monkeypatch, capsys, error, code):
+    assert raised_by_stages(monkeypatch, error) == code
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_every_library_of_an_extra_is_known_by_the_name_it_is_imported_by():
+    assert [name for name in _EXTRAS if importlib.util.find_spec(name) is None] == []

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,11 @@ class Inner(StageConfig):
 class Outer(StageConfig):
     count: int = 3
     inner: Inner = Inner()
+
+
+class Files(StageConfig):
+    one: Path
+    more: tuple[Path | None, ...] = ()
 
 
 def test_an_empty_file_means_all_defaults(tmp_path):
@@ -33,6 +40,37 @@ def test_an_unknown_key_is_named_with_the_known_ones():
 def test_a_wrong_value_in_a_nested_block_is_named_by_its_path():
     with pytest.raises(ConfigError, match=r"inner\.radius_mm.*'wide'"):
         Outer.from_mapping({"inner": {"radius_mm": "wide"}})
+
+
+def test_an_unknown_key_of_a_block_is_named_with_what_that_block_knows():
+    with pytest.raises(ConfigError, match=r"'inner\.raduis'.*Known settings of inner: radius_mm\."):
+        Outer.from_mapping({"inner": {"raduis": 5}})
+    with pytest.raises(ConfigError, match=r"'inner'.*Known settings: count, inner\."):
+        Outer.from_mapping({"inner": 3})
+
+
+@pytest.mark.parametrize("text", [".nan", ".inf", "-.inf"])
+def test_a_number_that_is_not_finite_is_refused(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(f"inner: {{radius_mm: {text}}}\n")
+    with pytest.raises(ConfigError, match=r"inner\.radius_mm"):
+        Outer.from_yaml(tmp_path / "c.yaml")
+
+
+def test_a_binary_file_is_a_config_error(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\x89PNG\xff\x00")
+    with pytest.raises(ConfigError, match="no text file"):
+        Outer.from_yaml(tmp_path / "c.yaml")
+
+
+def test_a_folder_in_the_place_of_a_file_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Outer.from_yaml(tmp_path)
+
+
+def test_a_record_names_files_without_their_folders():
+    config = Files(one=Path("/home/doe_john/net.safetensors"), more=(Path("a/b"), None))
+    assert config.to_record() == {"one": "net.safetensors", "more": ["b", None]}
+    assert "doe_john" in config.to_mapping()["one"]
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "{", "just words"])

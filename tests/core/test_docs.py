@@ -106,7 +106,7 @@ def test_links_between_pages_lead_somewhere(repository):
     for page in pages:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
             inside = not urlparse(target).scheme
-            if inside and not (page.parent / target).exists() and "images" not in target:
+            if inside and not (page.parent / target).exists():
                 broken.append(f"{page.name}: {target}")
     assert broken == []
 

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osteosap.errors import GeometryError
-from osteosap.geometry import Grid, flip_lps_ras, make_affine, resample, spacing_of, to_ras
+from osteosap.geometry import (
+    Grid,
+    flip_lps_ras,
+    inside_of,
+    make_affine,
+    resample,
+    spacing_of,
+    to_ras,
+)
 
 ORIENTATIONS = [
     (order, signs)
@@ -138,6 +146,41 @@ def test_nearest_resampling_keeps_type_and_makes_no_new_label():
     moved = resample(labels, source, source.with_spacing((0.7, 1.3, 2.1)), order=0)
     assert moved.dtype == np.uint8
     assert set(np.unique(moved)) <= set(range(9))
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+@pytest.mark.parametrize(("old", "new"), [(4.0, 2.0), (2.0, 4.0), (2.0, 3.0)])
+def test_a_constant_image_is_constant_up_to_its_faces(order, old, new):
+    """Not a plane is lost, neither to finer voxels nor to coarser ones of an odd count."""
+    source = Grid((5, 7, 9), rotation(20) @ make_affine((old, old, old), (3.0, -4.0, 7.0)))
+    values = resample(
+        np.full(source.shape, 5.0), source, source.with_spacing((new,) * 3), order=order
+    )
+    inside = inside_of(source, source.with_spacing((new,) * 3))
+    assert np.allclose(values[inside], 5.0, rtol=1e-6)
+    assert not values[~inside].any()
+    assert inside[:-1, :-1, :-1].all()
+
+
+def test_halving_the_voxels_of_a_label_map_repeats_every_label_eight_times():
+    labels = np.random.default_rng(3).integers(0, 9, (4, 5, 6)).astype(np.uint8)
+    source = Grid(labels.shape, make_affine((4.0, 4.0, 4.0), (0.0, 0.0, 0.0)))
+    fine = resample(labels, source, source.with_spacing((2.0, 2.0, 2.0)), order=0)
+    assert np.array_equal(fine, labels.repeat(2, 0).repeat(2, 1).repeat(2, 2))
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("degrees", [0.0, 30.0])
+def test_an_image_reaches_its_faces_and_no_farther_at_any_angle(order, degrees):
+    source = Grid((6, 5, 3), make_affine((4.0, 4.0, 10.0), (-10.0, -8.0, 0.0)))
+    target = Grid((50, 50, 40), rotation(degrees) @ make_affine((1.1,) * 3, (-27.0, -27.0, -9.0)))
+    index = np.indices(target.shape).reshape(3, -1)
+    x, y, z = (target.affine[:3, :3] @ index + target.affine[:3, 3:]).reshape(3, *target.shape)
+    truth = (np.abs(x) <= 12) & (np.abs(y) <= 10) & (z >= -5) & (z <= 25)
+    values = resample(np.full(source.shape, 7.0), source, target, order=order, fill=-1.0)
+    assert np.allclose(values[truth], 7.0, rtol=1e-6)
+    assert (values[~truth] == -1.0).all()
+    assert np.array_equal(inside_of(source, target), truth)
 
 
 def test_outside_the_source_lies_the_fill_value():

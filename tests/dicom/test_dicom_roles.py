@@ -12,7 +12,6 @@ from dicom_studies import B_VALUES, edit, files_of, make_images, station_affine
 from pydicom.dataset import Dataset
 
 from osteosap.dicom import DicomWriterConfig, read_study, write_study
-from osteosap.dicom.assemble import adc_scale_to_um2_per_s
 from osteosap.dicom.b_values import read_b_value, read_directionality
 from osteosap.dicom.headers import parse_header
 from osteosap.dicom.roles import sort_series
@@ -162,19 +161,6 @@ def test_directions_are_told_from_traces() -> None:
     assert read_directionality(private(0x2001, "Philips Imaging DD 001", 4, "CS", "I")) == "trace"
     assert read_directionality(header_with(ImageType=["DERIVED", "PRIMARY", "TRACEW"])) == "trace"
     assert read_directionality(Dataset()) == ""
-
-
-@pytest.mark.parametrize(("scale", "factor"), [(1.0, 1.0), (1e-3, 1e3), (1e-6, 1e6)])
-def test_the_unit_of_an_adc_map_is_detected(scale: float, factor: float) -> None:
-    values = np.random.default_rng(0).uniform(0, 2800, 1000) * scale
-    found = adc_scale_to_um2_per_s(values)
-    assert found is not None
-    assert found[0] == factor
-
-
-def test_an_adc_map_without_a_plausible_unit_is_not_guessed() -> None:
-    assert adc_scale_to_um2_per_s(np.zeros(10)) is None
-    assert adc_scale_to_um2_per_s(np.full(10, 50.0)) is None
 
 
 def test_an_adc_map_in_1e_3_mm2_per_s_is_converted_and_said(tmp_path: Path) -> None:

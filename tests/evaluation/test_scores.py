@@ -13,7 +13,7 @@ from osteosap.evaluation.scores import (
     evaluate_exam,
     evaluate_lesions,
 )
-from osteosap.geometry import make_affine
+from osteosap.geometry import crop_grid, make_affine
 from osteosap.volume import Volume, write_nifti
 
 AFFINE = make_affine((2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
@@ -101,18 +101,29 @@ def test_other_grids_are_refused_unless_resampling_is_asked_for(tmp_path: Path) 
     with pytest.raises(GeometryError, match="different grids"):
         evaluate_exam(truth, output)
     scores = evaluate_exam(truth, output, config=EvaluateConfig(resample_reference=True))
-    assert any("nearest neighbour" in note for note in scores.notes)
+    assert any("share of each voxel" in note for note in scores.notes)
     assert scores.lesions is not None
     assert scores.lesions.references[0].volume_ml == pytest.approx(216 * 0.008)
 
 
-def test_lesions_lost_by_resampling_are_counted_stated_and_missed() -> None:
+def test_a_lesion_smaller_than_a_voxel_of_the_prediction_is_not_lost() -> None:
     lesions = np.zeros(SHAPE, np.int32)
-    lesions[11:17, 6:12, 4:10] = 1
-    lesions[3, 3, 3] = 2  # one 2 mm voxel: falls between the samples of the coarse grid
+    lesions[3, 3, 3] = 1  # one 2 mm voxel
     reference = Volume.single(lesions, AFFINE, "lesions")
     coarse = reference.grid.with_spacing((6.0, 6.0, 6.0))
-    moved = reference.resampled(coarse, order=0)
+    empty = Volume.single(np.zeros(coarse.shape, np.int32), coarse.affine, "lesions")
+    scores = evaluate_lesions(reference, empty, config=EvaluateConfig(resample_reference=True))
+    assert scores.lost_ids == ()
+    assert (scores.all.n_reference, scores.all.n_detected) == (1, 0)
+
+
+def test_lesions_outside_the_prediction_are_counted_stated_and_missed() -> None:
+    lesions = np.zeros(SHAPE, np.int32)
+    lesions[11:17, 6:12, 4:10] = 1
+    lesions[0, 0, 0] = 2
+    reference = Volume.single(lesions, AFFINE, "lesions")
+    box = tuple(slice(2, n) for n in SHAPE)
+    moved = Volume.single(lesions[box], crop_grid(reference.grid, box).affine, "lesions")
     notes: list[str] = []
     config = EvaluateConfig(resample_reference=True)
     scores = evaluate_lesions(reference, moved, config=config, notes=notes)

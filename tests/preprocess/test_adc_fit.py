@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osteosap.errors import VolumeError
-from osteosap.preprocess.adc import MAX_ADC_UM2_PER_S, adc_in_um2_per_s, compute_b, fit_adc
+from osteosap.preprocess.adc import MAX_ADC_UM2_PER_S, compute_b, fit_adc
 
 TRUE_ADC = np.linspace(200.0, 3000.0, 60).reshape(3, 4, 5)
 
@@ -96,16 +96,3 @@ def test_adc_does_not_depend_on_the_gain_or_the_order_of_the_images(gain, order)
     b_values = np.array([0.0, 50.0, 1000.0])
     adc, _ = fit_adc(signals(b_values[order]) * np.float32(gain), list(b_values[order]))
     np.testing.assert_allclose(adc, TRUE_ADC, rtol=1e-3)
-
-
-@pytest.mark.parametrize(("unit", "factor"), [(1.0, 1.0), (1e-3, 1e3), (1e-6, 1e6)])
-def test_the_unit_of_an_adc_map_is_recognised(unit, factor):
-    adc, found = adc_in_um2_per_s(TRUE_ADC * unit)
-    assert found == factor
-    np.testing.assert_allclose(adc, TRUE_ADC, rtol=1e-5)
-
-
-@pytest.mark.parametrize("scale", [1e3, 1e-9, 0.0])
-def test_an_adc_map_that_fits_no_unit_is_refused(scale):
-    with pytest.raises(VolumeError, match="median positive value"):
-        adc_in_um2_per_s(TRUE_ADC * scale)

@@ -160,11 +160,12 @@ def test_one_b_value_and_no_map_leaves_the_adc_channel_out_with_a_warning():
     assert any("ADC columns will be empty" in w for w in exam.warnings)
 
 
-def test_a_scanner_map_in_mm2_per_s_is_converted_and_said():
-    adc = make("adc", 0.0, gain=1e-6)
+def test_the_unit_of_an_adc_image_is_not_guessed_a_second_time():
+    adc = make("adc", 0.0, gain=0.01)  # 8-12 um2/s: odd, but stated by who read it
     exam = assemble_exam([make("t1", 0.0), make("dwi", 0.0, b=1000.0), adc])
-    assert np.median(exam.images.channel("adc")[deep(exam.images.grid)]) > 500
-    assert any("not in um2/s" in w for w in exam.warnings)
+    inside = deep(exam.images.grid)
+    truth = 0.01 * true_adc(exam.images.grid)
+    np.testing.assert_allclose(exam.images.channel("adc")[inside], truth[inside], rtol=1e-4)
 
 
 def test_dwi_that_covers_a_part_is_0_outside_and_the_share_is_told():
@@ -173,6 +174,30 @@ def test_dwi_that_covers_a_part_is_0_outside_and_the_share_is_told():
     assert exam.record["coverage"] == pytest.approx(0.5, abs=0.03)
     assert not exam.images.channel("b1000")[..., 21:].any()
     assert any("lesions outside it cannot be found" in w for w in exam.warnings)
+
+
+def test_dwi_that_reaches_beyond_the_t1_is_told_with_the_share_cut_off():
+    images = [make("t1", 0.0, slices=20), make("dwi", 0.0, b=1000.0, slices=40)]
+    exam = assemble_exam(images)
+    assert exam.record["dwi_outside_t1"] == pytest.approx(0.5, abs=0.03)
+    assert any("tissue on the DWI lies outside the T1" in w for w in exam.warnings)
+    assert not any("covers" in w for w in exam.warnings)
+
+
+def test_a_station_with_another_repetition_time_is_part_of_the_exam():
+    images = [
+        StationImage(i.volume, i.kind, i.b_value_s_per_mm2, f"{i.group} legs", i.source)
+        if i.volume.affine[2, 3] == 0
+        else i
+        for i in study()
+    ]
+    exam = assemble_exam(images)
+    assert exam.images.array.shape[1:] == (51, 41, 42)
+    assert exam.record["coverage"] == pytest.approx(1.0, abs=0.01)
+    inside = deep(exam.images.grid)
+    truth = true_adc(exam.images.grid)
+    np.testing.assert_allclose(exam.images.channel("adc")[inside], truth[inside], rtol=0.01)
+    assert exam.warnings == ("DWI of 'wb' is completed by stations of 'wb legs'",)
 
 
 def test_dwi_of_another_body_part_is_refused():

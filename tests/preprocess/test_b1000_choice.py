@@ -6,7 +6,12 @@ from osteosap.exam import StationImage
 from osteosap.geometry import make_affine
 from osteosap.preprocess.b1000 import b_values_for_adc, choose_b1000, choose_group
 from osteosap.preprocess.config import PreprocessConfig
-from osteosap.preprocess.groups import collect_dwi_groups, select_stations
+from osteosap.preprocess.groups import (
+    collect_dwi_groups,
+    complete_group,
+    maps_of,
+    select_stations,
+)
 from osteosap.volume import Volume
 
 CONFIG = PreprocessConfig()
@@ -123,3 +128,64 @@ def test_t1_stations_that_came_as_separate_series_are_joined():
     chosen, warnings = select_stations(images, "t1")
     assert len(chosen) == 4
     assert warnings == ()
+
+
+def stations_of(*described, b_values=(50.0, 1000.0)):
+    """DWI of groups at heights: ("a", 0.0) is a station of 20 mm of group a from -2.5 mm up."""
+    images = [image("dwi", b=b, group=g, z_mm=z) for g, z in described for b in b_values]
+    return collect_dwi_groups(images)[0]
+
+
+def test_a_station_of_another_protocol_completes_the_one_chosen_and_is_named():
+    groups = stations_of(("a", 0.0), ("a", 15.0), ("legs", 30.0), ("legs", 15.0))
+    best = next(g for g in groups if g.name == "a")
+    group, warnings = complete_group(best, groups)
+    assert len(group.stations) == 3
+    assert group.protocols == ("a", "legs")
+    assert "completed by stations of 'legs'" in warnings[0]
+
+
+def test_a_station_that_lacks_a_b_value_or_lies_apart_is_lost_with_the_share():
+    apart = stations_of(("a", 0.0), ("legs", 200.0))
+    lacking = (*stations_of(("a", 0.0)), *stations_of(("legs", 20.0), b_values=(50.0, 800.0)))
+    for groups in (apart, lacking):
+        group, warnings = complete_group(groups[0], groups)
+        assert len(group.stations) == 1
+        assert "50% of their extent" in warnings[0]
+        assert "lesions there are not looked for" in warnings[0]
+
+
+def test_a_b_value_the_best_protocol_does_not_have_is_left_behind():
+    groups = (
+        *stations_of(("a", 0.0)),
+        *stations_of(("legs", 15.0), b_values=(0.0, 50.0, 1000.0)),
+    )
+    group, _ = complete_group(groups[0], groups)
+    assert [len(s) for s in group.stations] == [2, 2]
+
+
+def test_a_repetition_at_the_same_place_adds_nothing_and_is_no_loss():
+    groups = stations_of(("a", 0.0), ("again", 0.0))
+    group, warnings = complete_group(groups[0], groups)
+    assert (len(group.stations), warnings) == (1, ())
+
+
+def test_a_t1_station_beyond_a_gap_is_left_out_with_the_share():
+    near = [image("t1", group="near", z_mm=z, source="series 3") for z in (0.0, 15.0)]
+    far = [image("t1", group="far", z_mm=100.0, source="series 9")]
+    chosen, warnings = select_stations([*near, *far], "t1")
+    assert {i.group for i in chosen} == {"near"}
+    assert "series 9 is left out: a gap parts it from series 3; 36%" in warnings[0]
+
+
+def test_scanner_maps_of_another_protocol_are_not_taken():
+    groups = stations_of(("a", 0.0), ("b", 0.0))
+    maps = {g: image("adc", group=g, source=g) for g in ("a", "b", "unknown")}
+    maps["elsewhere"] = image("adc", group="elsewhere", z_mm=60.0)
+    for order in (1, -1):
+        images = list(maps.values())[::order]
+        assert maps_of(groups[0], groups, images) == [maps["a"]]
+        assert maps_of(groups[1], groups, images) == [maps["b"]]
+        without = [i for i in images if i.group != "a"]
+        assert maps_of(groups[0], groups, without) == [maps["unknown"]]
+    assert maps_of(groups[0], groups, [maps["b"], maps["elsewhere"]]) == []

@@ -55,18 +55,40 @@ def test_the_t1_is_left_on_its_own_grid_and_most_of_the_body_is_covered(images, 
 
 
 def test_diffusion_lies_on_the_anatomy(exam):
-    """ADC and T1 share most information where they are, and less 5 mm to any side.
+    """ADC and T1 share most information where they are, and less 5 mm to any side."""
+    adc = exam.images.channel("adc")
+    elsewhere = [shared(exam, adc, shift, axis=axis) for axis in (0, 1) for shift in (-3, 3)]
+    assert shared(exam, adc, 0) > max(elsewhere)
 
-    ADC, not b1000: the information b1000 shares with this T1 is small and peaks about 10 mm off
-    along A (cause not established), although both come from one fit on one grid.
+
+def test_the_offset_of_b1000_is_one_of_residual_fat_and_not_of_tissue(exam):
+    """What b1000 shares with T1 peaks 9.8 mm towards A; water tissue lies where it belongs.
+
+    Only voxels of low ADC make that peak: below 300 um2/s they share 1.7 times as much with T1
+    there as in place, and are bright where the T1 is; from 800 um2/s on, the peak lies within a
+    voxel of 0. Signal without diffusion that looks like displaced fat is chemical shift along the
+    phase direction of EPI: at 13.97 Hz a pixel of 1.625 mm (private tag (0019,1028)) and
+    123.25 MHz, 9.8 mm are 0.68 ppm. That fits the olefinic protons of fat, 0.6 ppm from water
+    (8.6 mm), which suppression at the main fat line does not reach; the main line itself, 3.4 ppm
+    from water, would lie 49 mm away, and no peak is there. The cause is inferred from the
+    displacement, not measured. It is no misregistration, and shifting the images cannot undo it.
     """
-    t1, adc = exam.images.channel("t1"), exam.images.channel("adc")
-    middle = np.zeros(adc.shape, bool)
-    middle[20:140, 30:115] = True
+    adc, b1000 = exam.images.channel("adc"), exam.images.channel("b1000")
 
-    def shared(shift, axis):
-        moved = np.roll(adc, shift, axis=axis)
-        return mutual_information(t1, moved, middle & (moved > 0) & (exam.body.array[0] > 0))
+    def peak(where):
+        return max(range(-9, 10), key=lambda shift: shared(exam, b1000, shift, where=where))
 
-    elsewhere = [shared(shift, axis) for axis in (0, 1) for shift in (-3, 3)]
-    assert shared(0, 0) > max(elsewhere)
+    spacing = exam.images.grid.spacing_mm[1]
+    assert abs(peak(adc >= 800)) <= 1
+    assert peak((adc > 0) & (adc < 300)) * spacing == pytest.approx(8.6, abs=spacing)
+
+
+def shared(exam, image, shift, *, axis=1, where=None):
+    """Mutual information with T1 of an image moved by voxels, in the middle of the pelvis."""
+    middle = np.zeros(image.shape, bool)
+    middle[20:140, 30:115] = exam.body.array[0][20:140, 30:115] > 0
+    valid = exam.images.channel("adc") > 0 if where is None else where
+    moved = np.roll(image, shift, axis=axis)
+    return mutual_information(
+        exam.images.channel("t1"), moved, middle & np.roll(valid, shift, axis=axis)
+    )

@@ -23,7 +23,7 @@ SPEC = NetworkSpec(filters=(4, 8, 8), n_classes=2)
 PATCH = (16, 16, 16)
 
 
-def _stream() -> PatchStream:
+def _stream(ratio: float = 0.67) -> PatchStream:
     shape = (24, 20, 28)
     rng = np.random.default_rng(0)
     images = (0.2 * rng.random((2, *shape))).astype(np.float16)
@@ -35,7 +35,7 @@ def _stream() -> PatchStream:
     exam = TrainingExam(images, np.ones(shape, bool), None, lesions, Grid(shape, np.eye(4)))
     return PatchStream(
         [exam],
-        LesionSampler([exam], PATCH, config=LesionSamplingConfig(), seed=0),
+        LesionSampler([exam], PATCH, config=LesionSamplingConfig(background_ratio=ratio), seed=0),
         reference="lesions",
         patch=PATCH,
         augmentation=AugmentationConfig(),
@@ -147,6 +147,21 @@ def test_the_state_of_another_run_is_not_taken_over(tmp_path: Path) -> None:
             config=_loop(save_every=3),
             out=tmp_path,
         )
+    other = _network()
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)  # as from another skeleton checkpoint
+    for stream, start in ((_stream(), other), (_stream(ratio=2.0), _network())):
+        with pytest.raises(TrainingError, match="initial weights"):
+            fit(start, _groups(start), stream=stream, config=_loop(save_every=3), out=tmp_path)
+    (tmp_path / "state.pt").write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        fit(
+            _network(),
+            _groups(network),
+            stream=_stream(),
+            config=_loop(save_every=3),
+            out=tmp_path,
+        )
 
 
 def test_a_collapsed_network_stops_the_run(tmp_path: Path) -> None:
@@ -166,6 +181,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         next(network.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingError, match="loss is nan"):
         fit(network, _groups(network), stream=_stream(), config=_loop(), out=tmp_path)
+
+
+def test_a_step_without_a_finite_gradient_is_left_out(tmp_path: Path) -> None:
+    network = _network()
+    calls = []
+
+    def overflow(gradient: torch.Tensor) -> torch.Tensor:
+        calls.append(len(calls))
+        return gradient * float("inf") if len(calls) == 3 else gradient
+
+    next(network.parameters()).register_hook(overflow)
+    result = fit(network, _groups(network), stream=_stream(), config=_loop(), out=tmp_path)
+    assert result.steps == len(calls) == 6
+    assert torch.isfinite(_weights(network)).all()
+
+
+def test_gradients_that_stay_infinite_stop_the_run(tmp_path: Path) -> None:
+    network = _network()
+    next(network.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingError, match="gradient was not finite"):
+        fit(network, _groups(network), stream=_stream(), config=_loop(steps=20), out=tmp_path)
 
 
 def test_batches_are_the_same_however_many_threads_prepare_them() -> None:

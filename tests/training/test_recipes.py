@@ -139,3 +139,15 @@ def test_the_commit_is_read_from_the_checkout_or_unknown(tmp_path: Path) -> None
     assert git_sha(tmp_path) == "abc123"
     (tmp_path / ".git" / "refs" / "heads" / "main").write_text("def456\n")
     assert git_sha(tmp_path) == "def456"
+
+
+def test_nobody_is_on_both_sides(tiny_exams: list[Path], tmp_path: Path) -> None:
+    config = _smoke("skeleton_smoke", PretrainSkeletonConfig)
+    assert isinstance(config, PretrainSkeletonConfig)
+    with pytest.raises(TrainingError, match="both trained and validated"):
+        pretrain_skeleton(config, tiny_exams[:2], tiny_exams[1:], out=tmp_path)
+
+
+def test_a_network_must_read_the_channels_that_are_prepared() -> None:
+    with pytest.raises(ConfigError, match="channels"):
+        FinetuneLesionsConfig.from_mapping({"input": {"channels": ["b1000", "t1"]}})

@@ -10,7 +10,7 @@ from torch import nn
 from osteosap.geometry import Grid
 from osteosap.inference.sliding import WindowConfig
 from osteosap.training.data import TrainingExam
-from osteosap.training.validation import tune_threshold, validate_lesions, validate_skeleton
+from osteosap.training.validation import Case, tune_threshold, validate_lesions, validate_skeleton
 
 SHAPE = (12, 12, 12)
 
@@ -31,8 +31,8 @@ def _reference(*indices: int) -> np.ndarray:
 
 def test_the_threshold_with_the_best_f2_is_chosen() -> None:
     # at 0.3 both lesions are found, at the price of none; at 0.1 a false positive joins
-    pair = (_reference(2, 6), _map((2, 0.9), (6, 0.35), (10, 0.15)))
-    threshold, scores = tune_threshold([pair], [2.0])
+    pair = Case(_reference(2, 6), _map((2, 0.9), (6, 0.35), (10, 0.15)), 2.0)
+    threshold, scores = tune_threshold([pair])
     assert threshold == 0.3
     assert scores["f2"] == scores["sensitivity"] == scores["sensitivity_1ml"] == 1.0
     assert scores["false_positives_per_exam"] == 0.0
@@ -42,12 +42,12 @@ def test_the_threshold_with_the_best_f2_is_chosen() -> None:
 
 
 def test_of_equally_good_thresholds_the_middle_one_is_taken() -> None:
-    threshold, _ = tune_threshold([(_reference(2), _map((2, 1.0)))], [1.0])
+    threshold, _ = tune_threshold([Case(_reference(2), _map((2, 1.0)), 1.0)])
     assert threshold == 0.5
 
 
 def test_without_any_lesion_on_either_side_the_threshold_is_one_half() -> None:
-    threshold, scores = tune_threshold([(_reference(), _map())], [1.0])
+    threshold, scores = tune_threshold([Case(_reference(), _map(), 1.0)])
     assert threshold == 0.5
     assert math.isnan(scores["f2"])
     assert math.isnan(scores["sensitivity"])

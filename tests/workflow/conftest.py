@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from osteosap import workflow
 from osteosap.anatomy import N_CLASSES, REGIONS
 from osteosap.exam import Exam, write_exam
 from osteosap.geometry import make_affine
 from osteosap.volume import Volume, stack
+from osteosap.workflow import STAGES, RunConfig, Stage, StageContext, StageResult
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +72,37 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         network = build_network(spec)
         save_checkpoint(Checkpoint(spec, metadata, named_weights(network)), paths[task])
     return paths
+
+
+@pytest.fixture
+def config(weights: dict[str, Path]) -> RunConfig:
+    """Settings of the main job with the small networks."""
+    return RunConfig.from_mapping(
+        {
+            "segment": {
+                "skeleton_weights": str(weights["skeleton"]),
+                "lesion_weights": str(weights["lesions"]),
+                "device": "cpu",
+            }
+        }
+    )
+
+
+@pytest.fixture
+def calls_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Start to note the names of the stages that really run, in order."""
+
+    def start() -> list[str]:
+        calls: list[str] = []
+
+        def spied(stage: Stage) -> Stage:
+            def run(context: StageContext) -> StageResult:
+                calls.append(stage.name)
+                return stage.run(context)
+
+            return Stage(**{**vars(stage), "run": run})
+
+        monkeypatch.setattr(workflow, "STAGES", tuple(spied(stage) for stage in STAGES))
+        return calls
+
+    return start

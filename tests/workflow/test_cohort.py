@@ -1,10 +1,19 @@
 import json
+import os
+import sys
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
-from osteosap.cohort import simulate_cohort, simulate_to_folder, simulate_training_exam
-from osteosap.errors import ConfigError, InputError, OsteosapError
+from osteosap.cohort import (
+    _THREADS,
+    CohortEntry,
+    simulate_cohort,
+    simulate_to_folder,
+    simulate_training_exam,
+)
+from osteosap.errors import ConfigError, InputError, OsteosapError, OutputError
 from osteosap.exam import read_exam
 from osteosap.ingest import read_input
 from osteosap.simulate import ScannerConfig, SimulationConfig
@@ -42,7 +51,12 @@ def test_bone_truth_lies_where_the_stitched_image_shows_the_body(tmp_path):
 
 def test_a_simulated_study_is_written_for_users_with_its_truth_beside(tmp_path):
     simulate_to_folder(coarse(3), tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["dicom", "exam", "truth"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "dicom",
+        "exam",
+        "exam.json",
+        "truth",
+    ]
     truth = sorted(p.name for p in (tmp_path / "out" / "truth").iterdir())
     assert truth == ["adc.nii.gz", "exam.json", "lesions.nii.gz", "skeleton.nii.gz"]
     assert read_exam(tmp_path / "out" / "exam").skeleton is not None
@@ -54,7 +68,7 @@ def test_a_simulated_study_is_written_for_users_with_its_truth_beside(tmp_path):
 
 def test_only_what_was_asked_for_is_written(tmp_path):
     simulate_to_folder(coarse(3), tmp_path / "out", formats=["nifti"])
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["exam", "truth"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["exam", "exam.json", "truth"]
 
 
 @pytest.mark.parametrize("formats", [[], ["nrrd"]])
@@ -96,3 +110,108 @@ def test_a_cohort_stops_at_an_exam_that_fails_and_names_it(tmp_path, monkeypatch
     with pytest.raises(OsteosapError, match="exam_000004: no body"):
         simulate_cohort([coarse(4)], tmp_path)
     assert not (tmp_path / "cohort.json").exists()
+
+
+def files_in(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["dicom", "exam", "truth"])
+def test_a_folder_of_the_user_is_not_replaced_by_a_simulation(tmp_path, name):
+    mine = tmp_path / name / "deep" / "mine.dcm"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(OutputError, match=r"deep/mine\.dcm.*empty folder"):
+        simulate_to_folder(coarse(3), tmp_path)
+    assert mine.read_text() == "mine"
+    assert files_in(tmp_path) == {f"{name}/deep/mine.dcm"}
+
+
+@pytest.mark.parametrize("text", ['{"simulated": true}', '{"id": 7}', "no json"])
+def test_a_marker_that_lists_no_files_gives_nothing_free(tmp_path, text):
+    (tmp_path / "exam.json").write_text(text)
+    with pytest.raises(OutputError, match=r"exam\.json"):
+        simulate_to_folder(coarse(3), tmp_path)
+    assert (tmp_path / "exam.json").read_text() == text
+
+
+def test_another_simulation_leaves_nothing_of_the_one_before(tmp_path):
+    out = tmp_path / "out"
+    simulate_to_folder(coarse(3), out, formats=["dicom"])
+    (out / "notes.txt").write_text("mine")
+    simulate_to_folder(coarse(4), out, formats=["nifti"])
+    assert sorted(p.name for p in out.iterdir()) == ["exam", "exam.json", "notes.txt", "truth"]
+    seeds = {json.loads(p.read_text())["seed"] for p in out.rglob("exam.json")}
+    assert seeds == {4}
+    listed = set(json.loads((out / "exam.json").read_text())["files"])
+    assert listed | {"exam.json", "notes.txt"} == files_in(out)
+
+
+def test_what_was_put_into_a_simulated_study_is_not_deleted(tmp_path):
+    simulate_to_folder(coarse(3), tmp_path, formats=["nifti"])
+    (tmp_path / "exam" / "reader.nii.gz").write_text("mine")
+    with pytest.raises(OutputError, match=r"exam/reader\.nii\.gz"):
+        simulate_to_folder(coarse(3), tmp_path, formats=["nifti"])
+    assert (tmp_path / "exam" / "reader.nii.gz").read_text() == "mine"
+
+
+def test_a_cohort_does_not_replace_an_exam_that_is_not_its_own(tmp_path):
+    mine = tmp_path / "exam_000004" / "t1.nii.gz"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(OutputError, match=r"exam_000004: .*t1\.nii\.gz"):
+        simulate_cohort([coarse(4)], tmp_path)
+    assert mine.read_text() == "mine"
+
+
+def test_a_cohort_does_not_replace_a_foreign_cohort_json(tmp_path):
+    (tmp_path / "cohort.json").write_text('{"patients": 40}')
+    with pytest.raises(OutputError, match=r"cohort\.json"):
+        simulate_cohort([coarse(4)], tmp_path)
+    assert files_in(tmp_path) == {"cohort.json"}
+
+
+def test_a_missing_dicom_library_is_noticed_before_the_simulation(tmp_path, monkeypatch):
+    def simulate(_config):
+        raise AssertionError("simulated before the library was looked for")
+
+    monkeypatch.setattr("osteosap.simulate.simulate_exam", simulate)
+    monkeypatch.setitem(sys.modules, "osteosap.dicom.write", None)
+    with pytest.raises(ModuleNotFoundError):
+        simulate_to_folder(coarse(3), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_progress_of_a_simulation_is_told(tmp_path):
+    told = []
+    simulate_to_folder(
+        coarse(3), tmp_path / "out", formats=["nifti"], progress=lambda *step: told.append(step)
+    )
+    assert len(told) >= 2
+    assert [fraction for _, fraction in told] == sorted(fraction for _, fraction in told)
+
+
+def test_workers_start_with_one_thread_each_and_the_parent_keeps_its_own(tmp_path, monkeypatch):
+    seen = []
+
+    class Pool:
+        def __init__(self, *_args, **_options):
+            pass
+
+        def submit(self, function, *arguments):
+            seen.append({name: os.environ.get(name) for name in _THREADS})
+            future = Future()
+            future.set_result(CohortEntry("x", arguments[0].seed, "", 0.0, made_now=True))
+            return future
+
+        def shutdown(self, **_options):
+            pass
+
+    monkeypatch.setattr("osteosap.cohort.ProcessPoolExecutor", Pool)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    simulate_cohort([coarse(1), coarse(2)], tmp_path, processes=2)
+    assert len(seen) == 2
+    assert all(set(values.values()) == {"1"} for values in seen)
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert "MKL_NUM_THREADS" not in os.environ

@@ -1,11 +1,16 @@
 import json
+import os
+import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 
-from osteosap.errors import VolumeError
-from osteosap.ingest import IngestConfig, adc_unit, read_input, read_stations, write_stations
+from osteosap.errors import InputError
+from osteosap.ingest import IngestConfig, read_input, read_stations, write_stations
+from osteosap.manifest import study_checksum
 from osteosap.volume import Volume, write_nifti
+from osteosap.workflow import run_exam
 
 
 @pytest.mark.parametrize(
@@ -29,12 +34,6 @@ def test_a_set_unit_is_taken_as_set(study):
     assert image.volume.array.max() == pytest.approx(1e6)
 
 
-@pytest.mark.parametrize("value", [0.0, 1e9])
-def test_a_map_that_fits_no_unit_is_refused(value):
-    with pytest.raises(VolumeError, match="fits no unit"):
-        adc_unit(np.full((2, 2, 2), value))
-
-
 def test_a_study_without_the_marker_is_not_called_simulated(study):
     assert read_input(study).simulated
     (study / "exam.json").unlink()
@@ -52,3 +51,52 @@ def test_stations_read_back_as_they_were_written(study, tmp_path):
         assert np.array_equal(one.volume.array, other.volume.array)
     assert (back.series, back.kind, back.simulated) == (found.series, "nifti", True)
     assert json.loads((tmp_path / "stations" / "series.json").read_text())["study"] == "nifti"
+
+
+def test_an_image_that_does_not_say_where_it_lies_is_warned_of(study):
+    assert read_input(study).warnings == ()
+    image = nib.load(study / "b1000.nii.gz")
+    plain = nib.Nifti1Image(np.asarray(image.dataobj), None)
+    plain.header.set_zooms(image.header.get_zooms())
+    nib.save(plain, study / "b1000.nii.gz")
+    (warning,) = read_input(study).warnings
+    assert warning.startswith("b1000.nii.gz does not say where it lies")
+
+
+@pytest.mark.parametrize("part", [".", "exam"])
+def test_a_result_given_as_study_is_still_called_simulated(study, tmp_path, config, part):
+    run_exam(study, tmp_path / "out", config=config)
+    copy = shutil.copytree(tmp_path / "out" / part, tmp_path / "elsewhere")
+    assert read_input(copy).simulated
+
+
+def test_a_result_of_a_study_that_is_not_simulated_is_not_called_so(study, tmp_path, config):
+    (study / "exam.json").unlink()
+    run_exam(study, tmp_path / "out", config=config)
+    assert not read_input(tmp_path / "out").simulated
+
+
+def test_a_file_that_cannot_be_read_is_an_input_error_without_its_name(study, monkeypatch):
+    (study / "DOE_JOHN.txt").touch()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("osteosap.manifest.file_checksum", refuse)
+    with pytest.raises(InputError, match="cannot be read \\(Permission denied\\)") as caught:
+        study_checksum(study)
+    assert "DOE_JOHN" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(study, monkeypatch):
+    (study / "locked").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(InputError, match="Permission denied"):
+        study_checksum(study)

@@ -17,9 +17,11 @@ from osteosap.manifest import (
     atomic_outputs,
     checksums,
     replace_on_success,
+    require_own,
     software_versions,
     stage_key,
     study_checksum,
+    write_text,
 )
 
 
@@ -213,3 +215,41 @@ def test_versions_name_only_what_is_loaded():
     versions = software_versions()
     assert {"osteosap", "python", "numpy"} <= set(versions)
     assert ("torch" in versions) == ("torch" in sys.modules)
+
+
+def test_a_file_in_the_place_of_a_folder_is_an_output_error(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="cannot write"):
+        write_text(tmp_path / "file" / "report.html", "text")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="cannot write"):
+        write_text(tmp_path / "folder", "text")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_text_is_written_in_utf_8_whatever_the_locale(tmp_path):
+    write_text(tmp_path / "a.txt", "b = 1000 s/mm\N{SUPERSCRIPT TWO}\n")
+    assert (tmp_path / "a.txt").read_bytes() == b"b = 1000 s/mm\xc2\xb2\n"
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(_self, _target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "a.txt", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_files_on_record_may_be_replaced(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for name in ("deep/a", "deep/er/b", "c"):
+        (tmp_path / name).touch()
+    require_own(tmp_path, ["deep", "c", "absent"], ["deep/a", "deep/er/b", "c"])
+    require_own(tmp_path, ["c"], ["c"])
+    with pytest.raises(OutputError, match="1 files, such as deep/er/b"):
+        require_own(tmp_path, ["deep", "c"], ["deep/a", "c"])
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="link"):
+        require_own(tmp_path, ["link"], [])

@@ -12,36 +12,8 @@ from osteosap.volume import Volume, read_nifti
 from osteosap.workflow import STAGES, STUDY, RunConfig, run_exam
 
 
-@pytest.fixture
-def config(weights) -> RunConfig:
-    return RunConfig.from_mapping(
-        {
-            "segment": {
-                "skeleton_weights": str(weights["skeleton"]),
-                "lesion_weights": str(weights["lesions"]),
-                "device": "cpu",
-            }
-        }
-    )
-
-
 def started(manifest: RunManifest) -> dict[str, tuple[str, float]]:
     return {record.stage: (record.started, record.seconds) for record in manifest.stages}
-
-
-def calls_of(monkeypatch) -> list[str]:
-    """Names of the stages that really run, in order."""
-    calls: list[str] = []
-
-    def spied(stage):
-        def run(context):
-            calls.append(stage.name)
-            return stage.run(context)
-
-        return workflow.Stage(**{**vars(stage), "run": run})
-
-    monkeypatch.setattr(workflow, "STAGES", tuple(spied(stage) for stage in STAGES))
-    return calls
 
 
 def test_every_stage_reads_only_what_an_earlier_one_writes():
@@ -91,8 +63,8 @@ def test_results_hold_no_path_of_the_study(study, tmp_path, config):
             assert "DOE_JOHN" not in file.read_text(), file
 
 
-def test_a_second_run_does_nothing_and_says_so(study, tmp_path, config, monkeypatch, caplog):
-    calls = calls_of(monkeypatch)
+def test_a_second_run_does_nothing_and_says_so(study, tmp_path, config, calls_of, caplog):
+    calls = calls_of()
     first = run_exam(study, tmp_path / "out", config=config)
     assert len(calls) == len(STAGES)
     with caplog.at_level(logging.INFO, "osteosap"):
@@ -102,30 +74,30 @@ def test_a_second_run_does_nothing_and_says_so(study, tmp_path, config, monkeypa
     assert caplog.text.count("kept") == len(STAGES)
 
 
-def test_force_runs_every_stage_again(study, tmp_path, config, monkeypatch):
+def test_force_runs_every_stage_again(study, tmp_path, config, calls_of):
     run_exam(study, tmp_path / "out", config=config)
-    calls = calls_of(monkeypatch)
+    calls = calls_of()
     run_exam(study, tmp_path / "out", config=config, force=True)
     assert calls == [stage.name for stage in STAGES]
 
 
-def test_another_threshold_runs_only_what_hangs_on_it(study, tmp_path, config, monkeypatch):
+def test_another_threshold_runs_only_what_hangs_on_it(study, tmp_path, config, calls_of):
     run_exam(study, tmp_path / "out", config=config)
-    calls = calls_of(monkeypatch)
+    calls = calls_of()
     values = config.to_mapping() | {"measure": {"candidates": {"threshold": 0.9}}}
     run_exam(study, tmp_path / "out", config=RunConfig.from_mapping(values))
     assert calls == ["measure", "report"]
 
 
-def test_a_damaged_output_is_made_again(study, tmp_path, config, monkeypatch):
+def test_a_damaged_output_is_made_again(study, tmp_path, config, calls_of):
     run_exam(study, tmp_path / "out", config=config)
     ExamPaths(tmp_path / "out")["skeleton"].write_bytes(b"damaged")
-    calls = calls_of(monkeypatch)
+    calls = calls_of()
     run_exam(study, tmp_path / "out", config=config)
     assert calls[0] == "segment"
 
 
-def test_other_weights_under_the_same_name_are_noticed(study, tmp_path, config, monkeypatch):
+def test_other_weights_under_the_same_name_are_noticed(study, tmp_path, config, calls_of):
     copies = tmp_path / "weights"
     copies.mkdir()
     values = config.to_mapping()
@@ -136,7 +108,7 @@ def test_other_weights_under_the_same_name_are_noticed(study, tmp_path, config, 
     own = RunConfig.from_mapping(values)
     run_exam(study, tmp_path / "out", config=own)
     change_weights(copies / "lesion.safetensors")
-    calls = calls_of(monkeypatch)
+    calls = calls_of()
     run_exam(study, tmp_path / "out", config=own)
     assert calls[0] == "segment"
 
@@ -189,7 +161,9 @@ def test_without_adc_the_chain_runs_and_measures_no_adc(study, tmp_path, config)
 
 
 @pytest.mark.parametrize("error", [InputError("x", remedy="y"), KeyboardInterrupt(), ValueError()])
-def test_a_first_stage_that_fails_leaves_no_output_folder(study, tmp_path, monkeypatch, error):
+def test_a_first_stage_that_fails_leaves_no_output_folder(
+    study, tmp_path, config, monkeypatch, error
+):
     def broken(context):
         context.aside["stations"].mkdir()
         (context.aside["stations"] / "half.nii.gz").write_bytes(b"half")
@@ -198,24 +172,24 @@ def test_a_first_stage_that_fails_leaves_no_output_folder(study, tmp_path, monke
     first = workflow.Stage(**{**vars(STAGES[0]), "run": broken})
     monkeypatch.setattr(workflow, "STAGES", (first, *STAGES[1:]))
     with pytest.raises(type(error)):
-        run_exam(study, tmp_path / "deep" / "out")
+        run_exam(study, tmp_path / "deep" / "out", config=config)
     assert not (tmp_path / "deep").exists()
 
 
 @pytest.mark.parametrize("missing", ["t1", "b1000"])
-def test_a_nifti_study_without_a_network_input_is_refused(study, tmp_path, missing):
+def test_a_nifti_study_without_a_network_input_is_refused(study, tmp_path, config, missing):
     (study / f"{missing}.nii.gz").unlink()
     with pytest.raises(InputError, match=missing):
-        run_exam(study, tmp_path / "out")
+        run_exam(study, tmp_path / "out", config=config)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path):
+def test_an_empty_folder_and_a_missing_one_are_refused(tmp_path, config):
     (tmp_path / "empty").mkdir()
     with pytest.raises(StudyError, match="no DICOM"):
-        run_exam(tmp_path / "empty", tmp_path / "out")
+        run_exam(tmp_path / "empty", tmp_path / "out", config=config)
     with pytest.raises(InputError, match="no folder"):
-        run_exam(tmp_path / "absent", tmp_path / "out")
+        run_exam(tmp_path / "absent", tmp_path / "out", config=config)
     assert not (tmp_path / "out").exists()
 
 

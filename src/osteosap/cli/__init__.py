@@ -1,12 +1,15 @@
 """The command line: one thin file a command; anything heavy is imported inside the command.
 
-Exit codes: 0 done, 1 an error that osteosap explains in one line, 2 wrong usage.
+Exit codes: 0 done, 1 an error that osteosap explains in one line, 2 wrong usage, 130 or 143
+interrupted.
 """
 
 from __future__ import annotations
 
 import signal
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -20,8 +23,8 @@ __all__ = ["app", "main"]
 
 _EXTRAS = {
     "pydicom": "dicom", "SimpleITK": "preprocess", "torch": "learn", "monai": "learn",
-    "safetensors": "learn", "einops": "learn", "lightning": "learn", "matplotlib": "report",
-    "jinja2": "report",
+    "safetensors": "learn", "einops": "learn", "lightning_fabric": "learn",
+    "matplotlib": "report", "jinja2": "report",
 }  # fmt: skip
 
 app = typer.Typer(
@@ -66,12 +69,15 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 done, 1 explained error, 2 wrong usage."""
+    """Run the command line; return the exit code (see the module)."""
     signal.signal(signal.SIGTERM, _stop)
     try:
         app(args=arguments, prog_name="osteosap")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return _explain("interrupted", code) if code in _INTERRUPTED else code
+    except KeyboardInterrupt:
+        return _explain("interrupted", _INTERRUPTED[0])
     except OsteosapError as error:
         return _explain(str(error))
     except ModuleNotFoundError as error:
@@ -82,12 +88,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"this command needs {error.name}, which is not installed. "
             f"Install it with: pip install 'osteosap[{extra}]'."
         )
+    except OSError as error:  # the file is not named: a path of a study may carry a person's name
+        return _explain(
+            f"the system refused to read or write a file ({error.strerror or type(error).__name__}"
+            f", {_where(error)}). Check permissions and free space of the folders named."
+        )
     return 0
 
 
-def _explain(text: str) -> int:
+def _explain(text: str, code: int = 1) -> int:
     typer.echo(f"error: {' '.join(text.split())}", err=True)
-    return 1
+    return code
+
+
+def _where(error: Exception) -> str:
+    """Place in osteosap that an error came from, for a report of a defect."""
+    home = Path(__file__).parents[1]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if home in Path(f.filename).parents
+    ]
+    return f"{Path(frames[-1].filename).relative_to(home)} line {frames[-1].lineno}"
+
+
+_INTERRUPTED = (130, 143)
+"""Exit codes after SIGINT and SIGTERM."""
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

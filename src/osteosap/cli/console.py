@@ -8,7 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 __all__ = ["errors", "progress_bar", "results", "set_up_logging"]
 
@@ -37,6 +44,7 @@ def set_up_logging(*, quiet: bool) -> None:
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """Yield a function of a line of text and a fraction done; a new text starts a new bar."""
     columns = (
+        SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),

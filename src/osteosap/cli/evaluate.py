@@ -25,6 +25,9 @@ def evaluate(
         bool,
         typer.Option("--resample", help="Bring a reference on another grid onto the prediction's."),
     ] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out references without a prediction.")
+    ] = False,
     config: Annotated[Path | None, typer.Option("--config", help="Settings (YAML).")] = None,
 ) -> None:
     """Skeleton Dice a class; detection and Dice of lesions, all and large ones."""
@@ -32,45 +35,77 @@ def evaluate(
     from osteosap.config import read_yaml
     from osteosap.evaluation.results import EvaluateConfig
     from osteosap.evaluation.scores import evaluate_cohort
-    from osteosap.manifest import write_json
+    from osteosap.manifest import require_folder, write_json
 
+    require_folder(out)
     values = read_yaml(config) if config else {}
     settings = EvaluateConfig.from_mapping(
         values | ({"resample_reference": True} if resample else {})
     )
-    scores = evaluate_cohort(exam_pairs(reference, prediction), config=settings)
-    write_json(out / "evaluation.json", scores.to_mapping())
+    pairs, missing = exam_pairs(reference, prediction, allow_missing=allow_missing)
+    scores = evaluate_cohort(pairs, config=settings)
+    left_out = {"n": len(missing), "exams": missing}
+    content = {"references_without_prediction": left_out, **scores.to_mapping()}
+    write_json(out / "evaluation.json", content)
     _write_table(scores.rows(), out / "evaluation.csv")
     _print(scores)
+    if missing:
+        results.print(f"left out, without a prediction: {_listed(missing)}", markup=False)
     results.print(f"evaluation: {out / 'evaluation.json'}", markup=False)
 
 
-def exam_pairs(reference: Path, prediction: Path) -> list[tuple[Path, Path]]:
+def exam_pairs(
+    reference: Path, prediction: Path, *, allow_missing: bool = False
+) -> tuple[list[tuple[Path, Path]], list[str]]:
     """The two folders themselves, or, where they hold exams, those of equal names.
+
+    Returns
+    -------
+    pairs
+        Folders of reference and prediction.
+    missing
+        Names of the references without a prediction; empty unless ``allow_missing``.
 
     Raises
     ------
     InputError
-        A folder is absent, or an exam of the prediction has no reference.
+        A folder is absent, an exam of the prediction has no reference, or the other way round.
     """
     from osteosap.errors import InputError
-    from osteosap.exam import find_file
 
     for folder in (reference, prediction):
         if not folder.is_dir():
             raise InputError(f"no folder {folder}", remedy="Check the path")
-    names = ("skeleton", "lesions")
-    if any(find_file(prediction, name) for name in names):
-        return [(reference, prediction)]
-    exams = sorted(p for p in prediction.iterdir() if any(find_file(p, name) for name in names))
-    alone = [p.name for p in exams if not (reference / p.name).is_dir()]
+    if _holds_maps(prediction):
+        return [(reference, prediction)], []
+    exams, references = (
+        {p.name for p in x.iterdir() if _holds_maps(p)} for x in (prediction, reference)
+    )
+    alone, missing = sorted(exams - references), sorted(references - exams)
     if not exams or alone:
         raise InputError(
-            f"{len(exams)} exams in {prediction}, {len(alone)} of them without a folder of the "
-            f"same name in {reference}",
+            f"{len(exams)} exams in {prediction}, {len(alone)} of them without one of the same "
+            f"name in {reference}{': ' if alone else ''}{_listed(alone)}",
             remedy="Give two exam folders, or two folders whose exam folders have equal names",
         )
-    return [(reference / p.name, p) for p in exams]
+    if missing and not allow_missing:
+        raise InputError(
+            f"{len(missing)} of {len(references)} exams in {reference} have no prediction in "
+            f"{prediction}: {_listed(missing)}",
+            remedy="Make them, or leave these exams out of the scores with --allow-missing",
+        )
+    return [(reference / name, prediction / name) for name in sorted(exams)], missing
+
+
+def _holds_maps(folder: Path) -> bool:
+    from osteosap.exam import find_file
+
+    return any(find_file(folder, name) for name in ("skeleton", "lesions"))
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _write_table(rows: list[dict[str, Any]], path: Path) -> None:

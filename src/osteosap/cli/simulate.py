@@ -34,7 +34,9 @@ _CONFIG = Annotated[
 @app.command()
 def exam(
     out: _OUT,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another man.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Another seed, another man.")
+    ] = None,
     lesions: Annotated[
         int | None, typer.Option("--lesions", min=0, help="How many; 0 is a healthy man.")
     ] = None,
@@ -47,23 +49,22 @@ def exam(
     ] = None,
 ) -> None:
     """One examination: DICOM study, NIfTI exam and truth."""
-    from osteosap.cli.console import results
+    from osteosap.cli.console import progress_bar, results
     from osteosap.cohort import FORMATS, simulate_to_folder
 
     chosen = tuple(item.value for item in formats) if formats else FORMATS
-    changes: dict[str, object] = {} if lesions is None else {"lesions": lesions}
-    if spacing is not None:
-        changes["body_spacing_mm"] = (spacing, spacing, spacing)
-    settings = _settings(config, seed).model_copy(update=changes)
-    simulate_to_folder(settings, out, formats=chosen)
-    results.print(f"simulated examination of seed {seed}: {out}", markup=False)
+    voxel = None if spacing is None else (spacing, spacing, spacing)
+    settings = _settings(config, seed=seed, lesions=lesions, body_spacing_mm=voxel)
+    with progress_bar() as progress:
+        simulate_to_folder(settings, out, formats=chosen, progress=progress)
+    results.print(f"simulated examination of seed {settings.seed}: {out}", markup=False)
 
 
 @app.command()
 def cohort(
     out: _OUT,
     count: Annotated[int, typer.Option("--count", min=1, help="How many exams.")],
-    first_seed: Annotated[int, typer.Option("--first-seed", min=0)] = 0,
+    first_seed: Annotated[int | None, typer.Option("--first-seed", min=0)] = None,
     config: _CONFIG = None,
     processes: Annotated[int, typer.Option("--processes", min=1)] = 1,
 ) -> None:
@@ -71,16 +72,19 @@ def cohort(
     from osteosap.cli.console import progress_bar, results
     from osteosap.cohort import simulate_cohort
 
-    configs = [_settings(config, seed) for seed in range(first_seed, first_seed + count)]
+    first = _settings(config, seed=first_seed).seed
+    configs = [_settings(config, seed=seed) for seed in range(first, first + count)]
     with progress_bar() as progress:
         entries = simulate_cohort(configs, out, processes=processes, progress=progress)
     made = sum(entry.made_now for entry in entries)
     results.print(f"{len(entries)} exams in {out}, {made} of them made now", markup=False)
 
 
-def _settings(config: Path | None, seed: int) -> SimulationConfig:
+def _settings(config: Path | None, **options: object) -> SimulationConfig:
+    """Settings of a file, and over them the options that were given (not None)."""
     from osteosap.config import read_yaml
     from osteosap.simulate import SimulationConfig
 
     values = read_yaml(config) if config else {}
-    return SimulationConfig.from_mapping({**values, "seed": seed})
+    given = {name: value for name, value in options.items() if value is not None}
+    return SimulationConfig.from_mapping(values | given)

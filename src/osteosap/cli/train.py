@@ -26,8 +26,10 @@ _OUT = Annotated[Path, typer.Option("--out", help="Folder for weights and logs."
 def skeleton(config: _CONFIG, train: _TRAIN, out: _OUT, validation: _VALIDATION = None) -> None:
     """Learn to name the bones (the pretraining of SAP)."""
     from osteosap.cli.console import progress_bar, results
+    from osteosap.manifest import require_folder
     from osteosap.training.pretrain_skeleton import PretrainSkeletonConfig, pretrain_skeleton
 
+    require_folder(out)
     settings = PretrainSkeletonConfig.from_yaml(config)
     with progress_bar() as progress:
         path = pretrain_skeleton(
@@ -49,8 +51,10 @@ def lesions(
 ) -> None:
     """Learn to find lesions, from a skeleton network (SAP) or from random weights."""
     from osteosap.cli.console import progress_bar, results
+    from osteosap.manifest import require_folder
     from osteosap.training.finetune_lesions import FinetuneLesionsConfig, finetune_lesions
 
+    require_folder(out)
     settings = FinetuneLesionsConfig.from_yaml(config)
     with progress_bar() as progress:
         path = finetune_lesions(

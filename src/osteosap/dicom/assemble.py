@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +14,9 @@ from osteosap.errors import StudyError
 from osteosap.geometry import Affine, flip_lps_ras, to_ras
 from osteosap.volume import Volume
 
-__all__ = ["adc_scale_to_um2_per_s", "affine_lps", "read_station", "series_name"]
+__all__ = ["affine_lps", "read_station"]
 
 Floats = npt.NDArray[np.float32]
-
-_PLAUSIBLE_ADC = (300.0, 10_000.0)
-"""Where the 90th percentile of positive voxels of an ADC map lies in um2/s (free water: 3000)."""
-
-
-def series_name(header: ImageHeader) -> str:
-    """How messages name a series: "series 8" and its b-value; no patient data."""
-    number = "without number" if header.series_number is None else str(header.series_number)
-    return f"series {number}"
 
 
 def affine_lps(first: ImageHeader, last: ImageHeader, n_slices: int) -> Affine:
@@ -88,34 +78,6 @@ def read_station(
     affine = flip_lps_ras(affine_lps(stacks[0][0], stacks[-1][0], len(stacks)))
     array, affine = to_ras(slices.transpose(2, 1, 0), affine)
     return Volume.single(array, affine, channel), warnings
-
-
-def adc_scale_to_um2_per_s(array: npt.NDArray[Any]) -> tuple[float, str] | None:
-    """Detect the unit of an ADC map from its values.
-
-    Parameters
-    ----------
-    array
-        ADC in 1e-6 mm2/s, 1e-3 mm2/s or mm2/s.
-
-    Returns
-    -------
-    factor, statement
-        What turns the values into um2/s, and a sentence on it; None where no unit is plausible.
-    """
-    positive = array[array > 0]
-    if positive.size == 0:
-        return None
-    typical = float(np.percentile(positive, 90))
-    units = ((1.0, "1e-6 mm2/s"), (1e3, "1e-3 mm2/s"), (1e6, "mm2/s"))
-    for factor, unit in units:
-        if _PLAUSIBLE_ADC[0] <= typical * factor <= _PLAUSIBLE_ADC[1]:
-            return factor, (
-                f"values are in {unit} (90th percentile {typical:.4g}), "
-                + ("taken as they are" if factor == 1 else f"times {factor:.0f}")
-                + " as um2/s"
-            )
-    return None
 
 
 def _prefer_trace(

@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from osteosap.dicom.headers import ImageHeader
 from osteosap.dicom.roles import SeriesPart, words_of
 from osteosap.dicom.stations import STATION_OVERLAP, Box, box_of, overlap_fraction
 
-__all__ = ["ProtocolGroup", "choose_t1", "group_by_protocol", "merge_single_b", "span_fraction"]
+__all__ = [
+    "ProtocolGroup",
+    "acquisition_of",
+    "boxes_of",
+    "choose_t1",
+    "difference_in_kind",
+    "group_by_protocol",
+    "merge_single_b",
+    "uncovered_span",
+]
 
 _STATION_WORDS = re.compile(
     r"\b(station|stat|stage|step|st|stn|bed|pos|level|part|head|neck|chest|thora\w*|abd\w*|pelvi\w*"
@@ -22,6 +32,7 @@ _STATION_WORDS = re.compile(
 _POST_CONTRAST = re.compile(r"\bpost|\bgd\b|contrast|\bkm\b|\bc plus\b")
 _COMPOSED = re.compile(r"compos|stitch|fused")
 _PARTIAL_DIXON = re.compile(r"\bfat\b|\bwater\b|\bopp\w*|\b[fw]$|fat ?sat|\bfs\b|spair|spir")
+_PARTIAL_TYPES = frozenset(("W", "F", "WATER", "FAT", "OPP_PHASE", "OUT_PHASE", "OP"))
 _TE_TOLERANCE, _TR_TOLERANCE, _SPACING_TOLERANCE = 0.02, 0.10, 0.05
 _SAME_PLANE_COSINE = 0.87
 
@@ -93,43 +104,105 @@ def merge_single_b(groups: Sequence[ProtocolGroup]) -> tuple[ProtocolGroup, ...]
     return tuple(merged)
 
 
-def choose_t1(groups: Sequence[ProtocolGroup], dwi: Sequence[ProtocolGroup]) -> ProtocolGroup:
-    """The T1 group that serves best.
+def choose_t1(
+    groups: Sequence[ProtocolGroup], dwi: Sequence[ProtocolGroup]
+) -> tuple[ProtocolGroup, ...]:
+    """The T1 group that serves best, and what completes it.
 
-    In this order: covers most of the diffusion images from head to foot; before contrast; no
-    fat-suppressed or fat/water-only image; stations rather than an already composed volume;
-    spin echo before gradient echo; finest in the plane; lowest series number.
+    The best, in this order: covers most of the diffusion images from head to foot; before
+    contrast; no fat-suppressed or fat/water-only image; stations rather than an already composed
+    volume; spin echo before gradient echo; finest in the plane; lowest series number.
+    It is completed by series of the same kind (:func:`difference_in_kind`) that lie mainly outside
+    it: a station with another TR or another voxel size makes a group of its own.
     """
-    return min(groups, key=lambda g: _t1_rank(g, dwi))
+    ranked = sorted(groups, key=lambda g: _t1_rank(g, dwi))
+    chosen = [ranked[0]]
+    for group in ranked[1:]:
+        if difference_in_kind(group, ranked[0]):
+            continue
+        taken = boxes_of(chosen)
+        parts = [
+            part
+            for part, box in zip(group.parts, group.boxes, strict=True)
+            if uncovered_span([box], taken) > STATION_OVERLAP
+        ]
+        if parts:
+            chosen.append(ProtocolGroup(tuple(parts)))
+    return tuple(chosen)
 
 
-def span_fraction(group: ProtocolGroup, others: Sequence[ProtocolGroup]) -> float:
-    """Part of the others' extent along the body axis that a group covers, in 0..1."""
-    if not others:
-        return 1.0
-    low = min(float(b.low[2]) for g in others for b in g.boxes)
-    high = max(float(b.high[2]) for g in others for b in g.boxes)
-    own_low = min(float(b.low[2]) for b in group.boxes)
-    own_high = max(float(b.high[2]) for b in group.boxes)
-    return max(0.0, min(high, own_high) - max(low, own_low)) / max(high - low, 1e-6)
+def difference_in_kind(group: ProtocolGroup, best: ProtocolGroup) -> str:
+    """In what a T1 group differs from another so that they cannot be stitched; "" if in nothing."""
+    kinds = zip(_t1_kind(group), _t1_kind(best), strict=True)
+    names = ("contrast agent", "fat suppression or separation", "composition", "sequence family")
+    differing = [name for name, (one, two) in zip(names, kinds, strict=True) if one != two]
+    if abs(float(_normal(group.first) @ _normal(best.first))) < _SAME_PLANE_COSINE:
+        differing.append("slice plane")
+    return " and ".join(differing)
+
+
+def acquisition_of(part: SeriesPart, dwi: Sequence[ProtocolGroup]) -> ProtocolGroup | None:
+    """The diffusion acquisition that an ADC map was computed from, or None where it is not sure.
+
+    One of the same TE, TR and place with several b-values; of more than one, that whose series
+    number precedes the map's by least. A map may come from several series of one b-value each:
+    then only a single candidate is sure.
+    """
+    fitting = [
+        (
+            len(group.b_values_s_per_mm2) < 2,
+            part.number < source.number,
+            abs(part.number - source.number),
+            index,
+        )
+        for index, group in enumerate(dwi)
+        for source in group.parts
+        if _close(part.first.echo_time_ms, source.first.echo_time_ms, _TE_TOLERANCE)
+        and _close(part.first.repetition_time_ms, source.first.repetition_time_ms, _TR_TOLERANCE)
+        and _coincide(part, source)
+    ]
+    best = min(fitting, default=None)
+    if best is None or (best[0] and len({f[-1] for f in fitting}) > 1):
+        return None
+    return dwi[best[-1]]
+
+
+def boxes_of(groups: Sequence[ProtocolGroup]) -> list[Box]:
+    """Boxes of all series of all groups."""
+    return [box for group in groups for box in group.boxes]
+
+
+def uncovered_span(boxes: Sequence[Box], by: Sequence[Box]) -> float:
+    """Share of the boxes' extent along the body axis where no box of ``by`` is, in 0..1."""
+    low = min(float(b.low[2]) for b in boxes)
+    high = max(float(b.high[2]) for b in boxes)
+    places = np.linspace(low, high, 2 + round(high - low))  # about every mm
+
+    def within(some: Sequence[Box]) -> npt.NDArray[np.bool_]:
+        hits = [(places >= b.low[2]) & (places <= b.high[2]) for b in some]
+        return np.any(hits, axis=0) if hits else np.zeros(places.shape, bool)
+
+    wanted = within(boxes)
+    return float((wanted & ~within(by)).sum() / wanted.sum())
+
+
+def _t1_kind(group: ProtocolGroup) -> tuple[bool, frozenset[str], bool, bool]:
+    """After contrast; marks of fat/water images or fat suppression; composed; no spin echo."""
+    first = group.first
+    words = words_of(first)
+    return (
+        first.has_contrast_agent or _POST_CONTRAST.search(words) is not None,
+        _PARTIAL_TYPES.intersection(first.image_type).union(_PARTIAL_DIXON.findall(words)),
+        _COMPOSED.search(words + " ".join(first.image_type).lower()) is not None,
+        "SE" not in first.scanning_sequence,
+    )
 
 
 def _t1_rank(group: ProtocolGroup, dwi: Sequence[ProtocolGroup]) -> tuple[float, ...]:
-    first = group.first
-    words = words_of(first)
-    types = " ".join(first.image_type)
-    contrast = first.has_contrast_agent or _POST_CONTRAST.search(words) is not None
-    partial = _PARTIAL_DIXON.search(words) is not None or any(
-        t in first.image_type for t in ("W", "F", "WATER", "FAT", "OPP_PHASE", "OUT_PHASE", "OP")
-    )
-    composed = _COMPOSED.search(words + types.lower()) is not None
     return (
-        -round(span_fraction(group, dwi), 1),
-        float(contrast),
-        float(partial),
-        float(composed),
-        float("SE" not in first.scanning_sequence),
-        round(float(np.prod(first.pixel_spacing_mm)), 3),
+        round(uncovered_span(boxes_of(dwi), group.boxes), 1),
+        *(float(bool(mark)) for mark in _t1_kind(group)),
+        round(float(np.prod(group.first.pixel_spacing_mm)), 3),
         float(group.parts[0].number),
     )
 
@@ -158,7 +231,10 @@ def _same_protocol(one: SeriesPart, two: SeriesPart, *, same_words: bool) -> boo
     a, b = one.first, two.first
     if same_words and _protocol_words(a) != _protocol_words(b):
         return False
-    if one.role == "t1" and a.image_type != b.image_type:
+    if one.role == "t1" and (a.image_type, a.has_contrast_agent) != (
+        b.image_type,
+        b.has_contrast_agent,
+    ):
         return False
     return (
         _close(a.echo_time_ms, b.echo_time_ms, _TE_TOLERANCE)
@@ -182,7 +258,7 @@ def _close(one: float | None, two: float | None, tolerance: float) -> bool:
     return abs(one - two) <= tolerance * max(abs(one), abs(two), 1e-9)
 
 
-def _normal(header: ImageHeader) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _normal(header: ImageHeader) -> npt.NDArray[np.float64]:
     orientation = np.asarray(header.orientation_lps, dtype=np.float64)
     return np.cross(orientation[:3], orientation[3:])
 

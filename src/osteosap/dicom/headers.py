@@ -51,7 +51,6 @@ _KEYWORDS = (
     "EchoTime",
     "FlipAngle",
     "ContrastBolusAgent",
-    "TemporalPositionIdentifier",
     "AcquisitionNumber",
     "InstanceNumber",
     "TablePosition",
@@ -80,7 +79,10 @@ _COMMON_WORDS = frozenset(
         "anon",
         "anonymous",
         "anonymized",
+        "dr",
         "exam",
+        "mr",
+        "ms",
         "patient",
         "phantom",
         "simulated",
@@ -117,7 +119,6 @@ class ImageHeader:
     echo_time_ms: float | None
     flip_angle_deg: float | None
     has_contrast_agent: bool
-    temporal_position: int | None
     acquisition_number: int | None
     instance_number: int
     table_position: str
@@ -277,7 +278,7 @@ def parse_header(dataset: Dataset, path: Path) -> ImageHeader | None:
         series_uid=_text(dataset, "SeriesInstanceUID"),
         frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
         patient=_patient_digest(identifier, name),
-        private_words=_private_words(f"{identifier}\n{name}"),
+        private_words=_private_words(identifier, name),
         series_number=_integer(dataset, "SeriesNumber"),
         description=_text(dataset, "SeriesDescription") or _text(dataset, "ProtocolName"),
         image_type=tuple(str(v).upper() for v in _values(dataset, "ImageType")),
@@ -287,7 +288,6 @@ def parse_header(dataset: Dataset, path: Path) -> ImageHeader | None:
         echo_time_ms=_number(dataset, "EchoTime"),
         flip_angle_deg=_number(dataset, "FlipAngle"),
         has_contrast_agent=bool(_text(dataset, "ContrastBolusAgent")),
-        temporal_position=_integer(dataset, "TemporalPositionIdentifier"),
         acquisition_number=_integer(dataset, "AcquisitionNumber"),
         instance_number=_integer(dataset, "InstanceNumber") or 0,
         table_position=_table_position(dataset),
@@ -312,10 +312,15 @@ def _patient_digest(identifier: str, name: str) -> str:
     return ""
 
 
-def _private_words(identity: str) -> frozenset[str]:
-    words = {word for word in re.split(r"[\W_]+", identity) if len(word) > 2}
-    whole = {line.strip() for line in identity.split("\n") if len(line.strip()) > 2}
-    return frozenset(w for w in words | whole if w.lower() not in _COMMON_WORDS)
+def _private_words(identifier: str, name: str) -> frozenset[str]:
+    """Words to hide: identifier and name, and their parts; of a name's also those of two letters.
+
+    Shorter parts and numbers of two digits would hide ordinary words ("station 12").
+    """
+    split = re.compile(r"[\W_]+").split
+    words = {word for text in (identifier, name) for word in (text, *split(text)) if len(word) > 2}
+    words |= {word for word in split(name) if len(word) == 2 and word.isalpha()}
+    return frozenset(w for w in words if w.lower() not in _COMMON_WORDS)
 
 
 def _table_position(dataset: Dataset) -> str:

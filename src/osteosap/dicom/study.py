@@ -10,27 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-from osteosap.dicom.assemble import adc_scale_to_um2_per_s, read_station
-from osteosap.dicom.groups import (
-    ProtocolGroup,
-    choose_t1,
-    group_by_protocol,
-    merge_single_b,
-    span_fraction,
-)
+from osteosap.adc_unit import TO_UM2_PER_S, detect_adc_unit
+from osteosap.dicom.assemble import read_station
+from osteosap.dicom.groups import ProtocolGroup, acquisition_of
 from osteosap.dicom.headers import ImageHeader, read_headers, redact
 from osteosap.dicom.roles import SeriesPart, sort_series
+from osteosap.dicom.selection import (
+    MR_REMEDY,
+    Selection,
+    list_b,
+    require_complete,
+    select_series,
+)
 from osteosap.dicom.stations import Slices, check_spacing, positions_of, split_stations
-from osteosap.errors import StudyError
+from osteosap.errors import StudyError, VolumeError
 from osteosap.exam import StationImage
 from osteosap.volume import Volume
 
 __all__ = ["SeriesRecord", "StudyReading", "read_study"]
 
 _LOG = logging.getLogger(__name__)
-
-_MR_REMEDY = "Point to one MR examination with a T1-weighted and a diffusion series"
-_LEAST_SPAN = 0.05
 
 
 @dataclass(frozen=True)
@@ -84,23 +83,6 @@ class StudyReading:
     simulated: bool
 
 
-@dataclass(frozen=True)
-class _Selection:
-    """The groups to read, and why other candidates are not read."""
-
-    t1: tuple[ProtocolGroup, ...]
-    dwi: tuple[ProtocolGroup, ...]
-    adc: tuple[ProtocolGroup, ...]
-    refused: dict[int, str]
-    warnings: tuple[str, ...]
-
-    @property
-    def used(self) -> frozenset[int]:
-        """Identities of the series parts to read."""
-        groups = (*self.t1, *self.dwi, *self.adc)
-        return frozenset(id(part) for group in groups for part in group.parts)
-
-
 def read_study(folder: Path) -> StudyReading:
     """Sort the DICOM files below a folder and read the images of the examination.
 
@@ -124,11 +106,11 @@ def read_study(folder: Path) -> StudyReading:
     headers, warnings = _drop_duplicates(_read_folder(folder))
     _require_one_study(headers)
     parts = _sort(headers)
-    selection = _select(parts)
+    selection = select_series(parts)
     records = tuple(_record(part, selection) for part in parts)
     for record in records:
         _log(record)
-    _require_complete(parts, selection)
+    require_complete(parts, selection)
     images, notes = _read_images(selection)
     simulated = any(header.simulated for header in headers)
     return StudyReading(records, images, (*warnings, *selection.warnings, *notes), simulated)
@@ -142,7 +124,7 @@ def _read_folder(folder: Path) -> tuple[ImageHeader, ...]:
         n_files = sum(1 for path in folder.rglob("*") if path.is_file())
         raise StudyError(
             f"no DICOM file in {folder} ({n_files} files), expected an MR examination",
-            remedy=_MR_REMEDY,
+            remedy=MR_REMEDY,
         )
     return headers
 
@@ -184,83 +166,7 @@ def _sort(headers: Sequence[ImageHeader]) -> tuple[SeriesPart, ...]:
     return tuple(sorted(parts, key=lambda p: (p.number, p.first.series_uid, p.role)))
 
 
-def _select(parts: Sequence[SeriesPart]) -> _Selection:
-    """Choose what to read; the choice depends on the headers only."""
-    by_role = {
-        role: group_by_protocol([p for p in parts if p.role == role])
-        for role in ("t1", "dwi", "adc_map")
-    }
-    refused: dict[int, str] = {}
-    warnings: tuple[str, ...] = ()
-    t1, dwi, adc = by_role["t1"], by_role["dwi"], by_role["adc_map"]
-    trace = [g for g in dwi if not g.is_directional]
-    for group in dwi:
-        if group.is_directional and any(
-            g.b_values_s_per_mm2 == group.b_values_s_per_mm2 for g in trace
-        ):
-            _refuse(group, "its trace-weighted images are a series of their own", refused)
-    dwi = tuple(g for g in dwi if id(g.parts[0]) not in refused)
-    if dwi and not adc and all(len(g.b_values_s_per_mm2) < 2 for g in dwi):
-        merged = merge_single_b(dwi)
-        warnings = tuple(
-            f"{g.name}: b-values {_list_b(g.b_values_s_per_mm2)} come from series of equal "
-            "protocol; equal scaling of their pixels is assumed"
-            for g in merged
-            if len(g.b_values_s_per_mm2) > 1
-        )
-        dwi = merged
-    if t1:
-        best = choose_t1(t1, dwi)
-        for group in t1:
-            if group is not best:
-                _refuse(group, f"{best.name} serves better", refused)
-        t1 = (best,)
-    return _Selection(t1, dwi, adc, refused, warnings)
-
-
-def _refuse(group: ProtocolGroup, why: str, refused: dict[int, str]) -> None:
-    refused.update({id(part): f"; not used: {why}" for part in group.parts})
-
-
-def _require_complete(parts: Sequence[SeriesPart], selection: _Selection) -> None:
-    modalities = Counter(p.first.modality for p in parts)
-    found = ", ".join(f"{n} {m}" for m, n in sorted(modalities.items()))
-    if "MR" not in modalities:
-        raise StudyError(
-            f"the study holds no MR series (found: {found}), expected T1 and diffusion MR",
-            remedy=_MR_REMEDY,
-        )
-    enhanced = any("enhanced" in p.reason for p in parts)
-    hint = "; enhanced multi-frame files are not read, export classic ones" if enhanced else ""
-    if not selection.t1 or not selection.dwi:
-        missing = [
-            n for n, g in (("T1-weighted", selection.t1), ("diffusion", selection.dwi)) if not g
-        ]
-        raise StudyError(
-            f"no {' and no '.join(missing)} series among the series found ({found})",
-            remedy=f"Add the {' and the '.join(missing)} series of the same examination{hint}; "
-            "the log names the role of each series",
-        )
-    if not selection.adc and all(len(g.b_values_s_per_mm2) < 2 for g in selection.dwi):
-        values = sorted({b for g in selection.dwi for b in g.b_values_s_per_mm2})
-        problem = (
-            f"the diffusion images have one b-value only ({_list_b(values)} s/mm2)"
-            if len(values) == 1
-            else f"no diffusion acquisition has two b-values ({_list_b(values)} s/mm2 apart)"
-        )
-        raise StudyError(
-            f"{problem} and the study has no ADC map of the scanner",
-            remedy="Add the series with a second b-value (0-100 and 800-1000) or the scanner's ADC",
-        )
-    if span_fraction(selection.t1[0], selection.dwi) < _LEAST_SPAN:
-        raise StudyError(
-            f"the T1 images ({selection.t1[0].name}) and the diffusion images show different "
-            "parts of the body",
-            remedy="Add the T1 series of the same region",
-        )
-
-
-def _read_images(selection: _Selection) -> tuple[tuple[StationImage, ...], tuple[str, ...]]:
+def _read_images(selection: Selection) -> tuple[tuple[StationImage, ...], tuple[str, ...]]:
     images: list[StationImage] = []
     warnings: list[str] = []
     for group in selection.t1:
@@ -272,7 +178,7 @@ def _read_images(selection: _Selection) -> tuple[tuple[StationImage, ...], tuple
         for part in group.parts:
             images += _read_dwi(part, group.name, warnings)
     for group in selection.adc:
-        images += _read_adc(group, warnings)
+        images += _read_adc(group, selection.dwi, warnings)
     return tuple(images), tuple(warnings)
 
 
@@ -315,29 +221,31 @@ def _require_equal_slices(part: SeriesPart, by_b: dict[float, tuple[Slices, ...]
             )
 
 
-def _read_adc(group: ProtocolGroup, warnings: list[str]) -> list[StationImage]:
-    """ADC maps of the scanner in um2/s; one unit for all stations."""
+def _read_adc(
+    group: ProtocolGroup, dwi: Sequence[ProtocolGroup], warnings: list[str]
+) -> list[StationImage]:
+    """ADC maps of the scanner in um2/s, one unit for all stations, in the group of their DWI."""
     volumes = [(part, *v) for part in group.parts for v in _volumes(part, "adc")]
-    values = np.concatenate([volume.array.ravel() for _, volume, _ in volumes])
-    found = adc_scale_to_um2_per_s(values)
-    if found is None:
-        warnings.append(f"{group.name}: the unit of this ADC map cannot be told; it is left out")
+    try:
+        unit, typical = detect_adc_unit([volume.array for _, volume, _ in volumes])
+    except VolumeError as error:
+        warnings.append(f"{group.name}: {error.problem}; the map is left out")
         return []
-    factor, statement = found
-    _LOG.info("%s: ADC map, %s", group.name, statement)
-    if factor != 1:
-        warnings.append(f"{group.name}: ADC map, {statement}")
-    for _, _, notes in volumes:
-        warnings += notes
+    said = f"{group.name}: ADC map in {unit} (90th percentile {typical:.4g})"
+    _LOG.info("%s", said)
+    if unit != "um2/s":
+        warnings.append(f"{said}, converted to um2/s")
     images = []
-    for part, volume, _ in volumes:
-        array = volume.channel("adc").astype(np.float32) * np.float32(factor)
+    for part, volume, notes in volumes:
+        warnings += notes
+        array = volume.channel("adc").astype(np.float32) * np.float32(TO_UM2_PER_S[unit])
         scaled = Volume.single(array, volume.affine, "adc")
-        images.append(StationImage(scaled, "adc", None, group.name, _source(part)))
+        name = (acquisition_of(part, dwi) or group).name
+        images.append(StationImage(scaled, "adc", None, name, _source(part)))
     return images
 
 
-def _record(part: SeriesPart, selection: _Selection) -> SeriesRecord:
+def _record(part: SeriesPart, selection: Selection) -> SeriesRecord:
     first = part.first
     stations: tuple[Slices, ...] = ()
     if part.role in ("t1", "dwi", "adc_map", "computed_b"):
@@ -371,7 +279,7 @@ def _describe(first: ImageHeader, slices: Slices) -> str:
 
 
 def _log(record: SeriesRecord) -> None:
-    values = f", b {_list_b(record.b_values_s_per_mm2)}" if record.b_values_s_per_mm2 else ""
+    values = f", b {list_b(record.b_values_s_per_mm2)}" if record.b_values_s_per_mm2 else ""
     _LOG.info(
         "series %d '%s': %d images -> %s%s (%s)",
         record.number,
@@ -389,7 +297,3 @@ def _n_positions(slices: Slices) -> int:
 
 def _source(part: SeriesPart) -> str:
     return f"series {part.number}"
-
-
-def _list_b(values: Sequence[float]) -> str:
-    return ", ".join(f"{b:g}" for b in values)

@@ -17,7 +17,8 @@ from osteosap.evaluation.matching import as_components, match_lesions
 from osteosap.evaluation.metrics import detect, score_lesions, skeleton_dice
 from osteosap.evaluation.results import CohortScores, EvaluateConfig, ExamScores, LesionScores
 from osteosap.exam import find_file
-from osteosap.geometry import Array, resample
+from osteosap.geometry import Array
+from osteosap.label_maps import resample_classes, resample_lesions
 from osteosap.volume import Volume, read_nifti
 
 __all__ = ["EvaluateConfig", "evaluate_cohort", "evaluate_exam", "evaluate_lesions"]
@@ -177,10 +178,9 @@ def _on_one_grid(
     elif not reference.grid.same_as(prediction.grid):
         notes.append(
             f"reference {what} brought from {reference.grid.describe()} to "
-            f"{prediction.grid.describe()} by nearest neighbour"
+            f"{prediction.grid.describe()} by the share of each voxel that a label fills"
         )
-        return (
-            resample(reference.array[0], reference.grid, prediction.grid, order=0),
-            prediction.array[0],
-        )
+        move = resample_lesions if what == "lesions" else resample_classes
+        moved = move(reference.array[0], reference.grid, prediction.grid)
+        return moved, prediction.array[0]
     return reference.array[0], prediction.array[0]

@@ -15,13 +15,18 @@ from scipy import ndimage
 
 from osteosap.anatomy import N_CLASSES
 from osteosap.errors import CheckpointError
-from osteosap.geometry import Grid, resample
-from osteosap.inference.prepare import InputConfig, PreparedImages, crop_grid, prepare_images
-from osteosap.inference.sliding import WindowConfig, choose_device, predict_probabilities
+from osteosap.geometry import Grid, crop_grid, resample
+from osteosap.inference.prepare import InputConfig, PreparedImages, prepare_images
+from osteosap.inference.sliding import (
+    WindowConfig,
+    choose_device,
+    predict_probabilities,
+    resolve_precision,
+)
 from osteosap.models.checkpoint import Checkpoint, describe, load_checkpoint, restore_network
 from osteosap.volume import Volume
 
-__all__ = ["SegmentConfig", "Segmentation", "find_weights", "segment_exam"]
+__all__ = ["SegmentConfig", "Segmentation", "find_weights", "resample_probability", "segment_exam"]
 
 Task = Literal["skeleton", "lesions"]
 
@@ -80,6 +85,7 @@ def segment_exam(
     checkpoints = {task: _load(task, config) for task in ("skeleton", "lesions")}
     record: dict[str, Any] = {
         "device": str(choose_device(config.device)),
+        "precision": resolve_precision(config),
         "overlap": config.overlap,
         "lesion_threshold": checkpoints["lesions"].metadata.threshold,
     }
@@ -97,13 +103,24 @@ def segment_exam(
             array = _drop_specks(array, images.grid, config.smallest_bone_ml)
             maps[task] = Volume.single(array, images.affine, "skeleton")
         else:
-            lesion = _bounded_resample(probabilities[1], prepared.grid, images.grid)
-            maps[task] = Volume.single(np.clip(lesion, 0, 1), images.affine, "lesion_probability")
+            lesion = resample_probability(probabilities[1], prepared.grid, images.grid)
+            maps[task] = Volume.single(lesion, images.affine, "lesion_probability")
         record[task] = describe(checkpoint) | {
             "seconds": round(time.perf_counter() - started, 2),
             "grid": prepared.grid.describe(),
         }
     return Segmentation(maps["skeleton"], maps["lesions"], record)
+
+
+def resample_probability(
+    probability: npt.NDArray[np.float32], source: Grid, target: Grid
+) -> npt.NDArray[np.float32]:
+    """Lesion probability (I, J, K) on the exam's grid, in [0, 1]; linear.
+
+    Interpolation flattens the peak of a lesion of one or two voxels, so a threshold must be
+    tuned on maps that went through this function too (:mod:`osteosap.training.validation`).
+    """
+    return np.clip(_bounded_resample(probability, source, target), 0.0, 1.0)
 
 
 def find_weights(task: Task) -> Path:
@@ -120,10 +137,11 @@ def _load(task: str, config: SegmentConfig) -> Checkpoint:
             f"{path} holds weights for '{checkpoint.metadata.task}', expected '{task}'",
             remedy="Exchange the weight files",
         )
-    if task == "skeleton" and checkpoint.spec.n_classes != N_CLASSES:
+    expected = N_CLASSES if task == "skeleton" else 2
+    if checkpoint.spec.n_classes != expected:
         raise CheckpointError(
-            f"{path} knows {checkpoint.spec.n_classes} classes, expected {N_CLASSES}",
-            remedy="Train the skeleton network again",
+            f"{path} knows {checkpoint.spec.n_classes} classes, expected {expected}",
+            remedy=f"Train the {task} network again",
         )
     return checkpoint
 

@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from osteosap.config import StageConfig
 from osteosap.errors import VolumeError
-from osteosap.geometry import Grid, resample, to_ras
+from osteosap.geometry import Grid, crop_grid, resample, to_ras
 from osteosap.preprocess.body import body_mask
 from osteosap.preprocess.normalise import scale_percentiles
 from osteosap.volume import Volume
 
-__all__ = ["InputConfig", "PreparedImages", "crop_grid", "prepare_images"]
+__all__ = ["InputConfig", "PreparedImages", "prepare_images"]
 
 
 class InputConfig(StageConfig):
@@ -79,14 +79,6 @@ def prepare_images(images: Volume, config: InputConfig) -> PreparedImages:
     return PreparedImages(
         np.stack(scaled).astype(np.float32), np.ascontiguousarray(body[box]), crop_grid(grid, box)
     )
-
-
-def crop_grid(grid: Grid, box: tuple[slice, ...]) -> Grid:
-    """The grid of ``array[box]``; slices need explicit, non-negative bounds."""
-    affine = grid.affine.copy()
-    affine[:3, 3] = affine[:3, 3] + affine[:3, :3] @ [s.start for s in box]
-    i, j, k = (s.stop - s.start for s in box)
-    return Grid((i, j, k), affine)
 
 
 def _bounding_box(

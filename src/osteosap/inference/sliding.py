@@ -15,7 +15,13 @@ from torch import nn
 from osteosap.config import StageConfig
 from osteosap.errors import ConfigError
 
-__all__ = ["WindowConfig", "best_precision", "choose_device", "predict_probabilities"]
+__all__ = [
+    "WindowConfig",
+    "best_precision",
+    "choose_device",
+    "predict_probabilities",
+    "resolve_precision",
+]
 
 
 class WindowConfig(StageConfig):
@@ -58,6 +64,13 @@ def best_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if supported is not None and supported() else "float32"
 
 
+def resolve_precision(config: WindowConfig) -> Literal["float32", "bfloat16"]:
+    """The precision that ``auto`` stands for on the chosen device."""
+    if config.precision == "auto":
+        return best_precision(choose_device(config.device))
+    return config.precision
+
+
 def predict_probabilities(
     network: nn.Module,
     images: npt.NDArray[np.floating],
@@ -91,8 +104,8 @@ def predict_probabilities(
     from monai.inferers import sliding_window_inference
 
     device = choose_device(config.device)
-    precision = best_precision(device) if config.precision == "auto" else config.precision
-    window = _Window(network, n_classes, device, precision == "bfloat16", progress)
+    half = resolve_precision(config) == "bfloat16"
+    window = _Window(network, n_classes, device, half, progress)
     window.total = _count_windows(body.shape, patch, config.overlap)
     joined = np.concatenate([images, body[None]]).astype(np.float32)
     was_training = network.training

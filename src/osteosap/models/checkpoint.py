@@ -7,6 +7,7 @@ was trained on and by which code.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,7 +54,7 @@ class CheckpointMetadata(StageConfig):
     spacing_mm: tuple[float, float, float]
     patch: tuple[int, int, int]
     percentiles: tuple[float, float] = (1.0, 99.0)
-    body_only: bool = True
+    body_only: Literal[True] = True
     orientation: Literal["RAS"] = "RAS"
     threshold: float | None = Field(default=None, gt=0.0, lt=1.0)
     arm: str = ""
@@ -160,7 +161,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = True) ->
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise OutputError(
             f"cannot write {path} ({error.strerror or error})",
             remedy="Free disk space or choose another output folder",
@@ -241,9 +243,21 @@ def load_into(
 
 
 def restore_network(checkpoint: Checkpoint) -> nn.Module:
-    """Build the checkpoint's network with its weights, in evaluation mode."""
+    """Build the checkpoint's network with its weights, in evaluation mode.
+
+    Raises
+    ------
+    CheckpointError
+        A tensor is missing, left over or of another shape.
+    """
     network = build_network(checkpoint.spec)
-    load_into(network, checkpoint.state)
+    report = load_into(network, checkpoint.state)
+    if report.unexpected:
+        raise CheckpointError(
+            f"the file holds {len(report.unexpected)} tensors that its network does not have "
+            f"(first: {report.unexpected[0]})",
+            remedy="The file does not belong to its description; train it again",
+        )
     return network.eval()
 
 
@@ -288,4 +302,5 @@ def _parse_header(header: str | None, path: Path) -> tuple[NetworkSpec, Checkpoi
             f"{path} names {len(metadata.classes)} classes for {spec.n_classes} outputs",
             remedy="The file is damaged; train it again",
         )
+    spec.require_patch(metadata.patch)
     return spec, metadata

@@ -1,4 +1,4 @@
-"""Apparent diffusion coefficient: fit, computed b-value images, units."""
+"""Apparent diffusion coefficient: fit, computed b-value images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from osteosap.errors import VolumeError
 
-__all__ = ["MAX_ADC_UM2_PER_S", "adc_in_um2_per_s", "compute_b", "fit_adc"]
+__all__ = ["MAX_ADC_UM2_PER_S", "compute_b", "fit_adc"]
 
 Numbers = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -100,36 +100,6 @@ def compute_b(adc: Numbers, s0: Numbers, b_value: float) -> Floats:
     """
     factor = np.exp(adc.astype(np.float32, copy=False) * np.float32(-b_value * 1e-6))
     return np.asarray(s0 * factor, dtype=np.float32)
-
-
-def adc_in_um2_per_s(array: Numbers) -> tuple[Floats, float]:
-    """Bring an ADC map of unknown unit to um2/s, by the size of its positive values.
-
-    Parameters
-    ----------
-    array
-        Any shape, in um2/s, 1e-3 mm2/s or mm2/s.
-
-    Returns
-    -------
-    adc, factor
-        float32 um2/s, and what the values were multiplied with.
-
-    Raises
-    ------
-    VolumeError
-        The median positive value fits no unit.
-    """
-    positive = array[array > 0]
-    median = float(np.median(positive)) if positive.size else float("nan")
-    for factor in (1.0, 1e3, 1e6):
-        if 50.0 <= median * factor <= 5000.0:
-            return np.asarray(array, dtype=np.float32) * np.float32(factor), factor
-    raise VolumeError(
-        f"the ADC map's median positive value is {median:g}; expected 50-5000 in um2/s "
-        "(1e-6 mm2/s), 0.05-5 in 1e-3 mm2/s or 5e-5-5e-3 in mm2/s",
-        remedy="Check the map's rescale slope or leave the map out",
-    )
 
 
 def _check_fit(signals: Numbers, b: npt.NDArray[np.float64], mask: Numbers | None) -> None:

@@ -21,7 +21,12 @@ from osteosap.preprocess.diffusion import (
     place_on,
     stitch_dwi,
 )
-from osteosap.preprocess.groups import collect_dwi_groups, select_stations
+from osteosap.preprocess.groups import (
+    collect_dwi_groups,
+    complete_group,
+    maps_of,
+    select_stations,
+)
 from osteosap.preprocess.record import Job
 from osteosap.preprocess.stations import lay_out
 from osteosap.preprocess.stitch import blend, place_stations
@@ -44,6 +49,7 @@ class AssembledExam:
     record
         JSON-serialisable: ``steps`` in order (what was done, why, numbers), ``b1000`` and ``adc``
         (where they come from), ``coverage`` (share of the body inside the DWI field of view),
+        ``dwi_outside_t1`` (share of the tissue on the DWI that lies outside the T1),
         ``settings``, ``warnings``.
     warnings
         What a reader should know.
@@ -88,16 +94,22 @@ def assemble_exam(
     groups, notes = collect_dwi_groups(checked)
     job.warn(*notes)
     group, why = choose_group(groups, config=job.config)
-    job.step("DWI protocol", why, b_values_s_per_mm2=list(group.b_values))
+    group, notes = complete_group(group, groups)
+    job.warn(*notes)
+    job.step(
+        "DWI protocol",
+        why,
+        b_values_s_per_mm2=list(group.b_values),
+        protocols=list(group.protocols),
+    )
     choice = choose_b1000(group.b_values, config=job.config)
-    dwi, coverage = place_on(stitch_dwi(group, choice, job), target, job)
+    dwi, overlay = place_on(stitch_dwi(group, choice, job), target, job)
     fit = fit_dwi(dwi, target, job)
     channels = {
         "t1": target.t1.array[0],
         "b1000": b1000_channel(dwi, fit, target, choice=choice, job=job),
     }
-    maps = [i for i in checked if i.kind == "adc"]
-    maps = [i for i in maps if i.group == group.name] or maps
+    maps = maps_of(group, groups, checked)
     adc, origin = adc_channel(dwi, fit, target, maps=maps, job=job)
     if adc is not None:
         channels["adc"] = adc
@@ -109,7 +121,7 @@ def assemble_exam(
             "steps": job.steps,
             "b1000": asdict(choice),
             "adc": origin,
-            "coverage": round(coverage, 4),
+            **overlay,
             "settings": job.config.to_mapping(),
             "warnings": list(job.warnings),
         },

@@ -10,14 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from osteosap.exam import StationImage
-from osteosap.geometry import Affine, Grid
-from osteosap.preprocess.adc import adc_in_um2_per_s, compute_b, fit_adc
+from osteosap.geometry import Affine, Grid, resample
+from osteosap.preprocess.adc import compute_b, fit_adc
 from osteosap.preprocess.b1000 import TARGET_B, B1000Choice, b_values_for_adc
-from osteosap.preprocess.groups import DwiGroup, select_stations
+from osteosap.preprocess.groups import NOTABLE, DwiGroup, select_stations
 from osteosap.preprocess.intensity import StationScales
 from osteosap.preprocess.record import Job
-from osteosap.preprocess.register import coverage_of, refine_rigid, require_coverage
-from osteosap.preprocess.resampling import resample_masked, resample_to_faces
+from osteosap.preprocess.register import (
+    coverage_of,
+    refine_rigid,
+    require_coverage,
+    tissue_outside,
+)
+from osteosap.preprocess.resampling import resample_masked
 from osteosap.preprocess.stations import lay_out
 from osteosap.preprocess.stitch import blend, place_stations
 from osteosap.volume import Volume
@@ -108,13 +113,15 @@ def stitch_dwi(group: DwiGroup, choice: B1000Choice, job: Job) -> StitchedDwi:
     return StitchedDwi(group.b_values, layout.grid, images, np.eye(4))
 
 
-def place_on(dwi: StitchedDwi, target: Target, job: Job) -> tuple[StitchedDwi, float]:
-    """Settle the DWI's position relative to T1, and how much of the body it covers.
+def place_on(dwi: StitchedDwi, target: Target, job: Job) -> tuple[StitchedDwi, dict[str, float]]:
+    """Settle the DWI's position relative to T1, and how far each shows what the other does.
 
     Returns
     -------
-    dwi, coverage
-        The DWI with its final grid (nothing is resampled yet); share of the body in [0, 1].
+    dwi, overlay
+        The DWI with its final grid (nothing is resampled yet); ``coverage``, the share of the body
+        on the T1 inside the DWI's field of view, and ``dwi_outside_t1``, the share of the tissue
+        on the DWI outside the T1's.
 
     Raises
     ------
@@ -128,11 +135,16 @@ def place_on(dwi: StitchedDwi, target: Target, job: Job) -> tuple[StitchedDwi, f
     else:
         dwi = _refined(dwi, target, job)
         coverage = coverage_of(target.body, target.grid, dwi.grid)
+    outside = tissue_outside(dwi.images[min(dwi.images)], dwi.grid, target.grid)
+    overlay = {"coverage": round(coverage, 4), "dwi_outside_t1": round(outside, 4)}
     said = f"the DWI covers {coverage:.1%} of the body on the T1"
-    job.step("field of view", said, coverage=round(coverage, 4))
-    if coverage < 0.95:
+    lost = f"{outside:.1%} of the tissue on the DWI lies outside the T1"
+    job.step("field of view", f"{said}; {lost}", **overlay)
+    if coverage < 1 - NOTABLE:
         job.warn(f"{said}; lesions outside it cannot be found")
-    return dwi, coverage
+    if outside > NOTABLE:
+        job.warn(f"{lost} and is cut off; lesions there cannot be found")
+    return dwi, overlay
 
 
 def fit_dwi(dwi: StitchedDwi, target: Target, job: Job) -> DwiFit | None:
@@ -141,7 +153,7 @@ def fit_dwi(dwi: StitchedDwi, target: Target, job: Job) -> DwiFit | None:
     if not b_values:
         return None
     body = target.body.astype(np.float32)
-    inside = resample_to_faces(body, target.grid, dwi.grid) > 0.5
+    inside = np.asarray(resample(body, target.grid, dwi.grid), np.float32) > 0.5
     signals = np.stack([dwi.images[b] for b in b_values])
     lowest = signals[0][inside]
     top = float(np.percentile(lowest, 99)) if lowest.size else 0.0
@@ -165,7 +177,8 @@ def b1000_channel(
     if choice.source == "computed" and fit is not None:
         image = compute_b(fit.adc, fit.s0, TARGET_B)
         return resample_masked(image, fit.s0 > 0, dwi.grid, target.grid)
-    return resample_to_faces(dwi.images[choice.b_value_s_per_mm2], dwi.grid, target.grid)
+    acquired = resample(dwi.images[choice.b_value_s_per_mm2], dwi.grid, target.grid)
+    return np.asarray(acquired, np.float32)
 
 
 def adc_channel(
@@ -195,7 +208,10 @@ def adc_channel(
         return adc, origin
     if fit is None:
         job.step("adc", "none: one b-value and no map of the scanner", source="none")
-        job.warn("no ADC: one b-value and no ADC map of the scanner; ADC columns will be empty")
+        job.warn(
+            "no ADC: one b-value and no ADC map of the scanner that goes with it; "
+            "ADC columns will be empty"
+        )
         return None, {"source": "none"}
     origin = {
         "source": "fit",
@@ -230,14 +246,7 @@ def _scanner_adc(
     """The scanner's map, stitched where it is positive, moved as the DWI was, on a grid."""
     stations, notes = select_stations(maps, "adc")
     job.warn(*notes)
-    volumes, factors = [], set()
-    for image in stations:
-        values, factor = adc_in_um2_per_s(image.volume.array)
-        factors.add(factor)
-        volumes.append(Volume(values, motion @ image.volume.affine, ("adc",)))
-    if factors != {1.0}:
-        listed = ", ".join(f"{f:g}" for f in sorted(factors))
-        job.warn(f"the ADC map was not in um2/s (1e-6 mm2/s); multiplied by {listed}")
+    volumes = [Volume(i.volume.array, motion @ i.volume.affine, ("adc",)) for i in stations]
     layout = lay_out([v.grid for v in volumes])
     placed = [
         replace(p, weight=np.asarray(p.weight * (p.array > 0), np.float32))

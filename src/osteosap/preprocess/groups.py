@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from osteosap.errors import GeometryError
 from osteosap.exam import StationImage
-from osteosap.geometry import Grid
+from osteosap.geometry import Grid, inside_of
+from osteosap.preprocess.stations import join_stations, reach_mm, span_lost
 from osteosap.volume import Volume
 
-__all__ = ["DwiGroup", "collect_dwi_groups", "select_stations"]
+__all__ = ["DwiGroup", "collect_dwi_groups", "complete_group", "maps_of", "select_stations"]
 
 Warnings = tuple[str, ...]
+
+NOTABLE = 0.05
+"""Share of the extent that has to be lost for a warning."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,15 @@ class DwiGroup:
         For each station, one volume per b-value, in the order of ``b_values``, on one grid.
     sources
         Where the images came from.
+    protocols
+        Groups of its images: its own name, and those of protocols that complete it.
     """
 
     name: str
     b_values: tuple[float, ...]
     stations: tuple[tuple[Volume, ...], ...]
     sources: tuple[str, ...]
+    protocols: tuple[str, ...]
 
     @property
     def extent_ml(self) -> float:
@@ -65,33 +72,103 @@ def collect_dwi_groups(images: Sequence[StationImage]) -> tuple[tuple[DwiGroup, 
     return tuple(groups), tuple(warnings)
 
 
+def complete_group(best: DwiGroup, groups: Sequence[DwiGroup]) -> tuple[DwiGroup, Warnings]:
+    """Complete a DWI protocol by stations of others that show what it does not.
+
+    A station acquired with another TR or voxel size is a protocol of its own. It joins if it has
+    all b-values of ``best`` and continues its stations; b-values are only ever fitted within one
+    station.
+
+    Returns
+    -------
+    group, warnings
+        The warnings name what was added, and what was left out with the share of the extent lost.
+    """
+    others = [g for g in groups if g is not best]
+    able = [g for g in others if set(best.b_values) <= set(g.b_values)]
+    added = [(g, s) for g in able for s in g.stations]
+    grids = [s[0].grid for s in best.stations]
+    joined, _ = join_stations(grids, [s[0].grid for _, s in added])
+    taken = [added[n] for n in joined]
+    stations = [*best.stations]
+    for g, station in taken:
+        stations.append(tuple(station[g.b_values.index(b)] for b in best.b_values))
+    names = tuple(dict.fromkeys(g.name for g, _ in taken))
+    used = [s[0].grid for s in stations]
+    warnings = [f"DWI of '{best.name}' is completed by stations of '{n}'" for n in names]
+    for g in others:
+        lost = span_lost(used, [s[0].grid for s in g.stations])
+        if lost > NOTABLE:
+            listed = ", ".join(f"{b:g}" for b in g.b_values)
+            warnings.append(
+                f"DWI of '{g.name}' (b {listed}) cannot complete '{best.name}': it lacks b-values, "
+                f"lies apart or mostly repeats it; {lost:.0%} of their extent from foot to head is "
+                "not used, and lesions there are not looked for"
+            )
+    sources = tuple(sorted({*best.sources, *(x for g, _ in taken for x in g.sources)}))
+    group = replace(
+        best, stations=tuple(stations), sources=sources, protocols=(*best.protocols, *names)
+    )
+    return group, tuple(warnings)
+
+
+def maps_of(
+    group: DwiGroup, groups: Sequence[DwiGroup], images: Sequence[StationImage]
+) -> list[StationImage]:
+    """ADC maps of the scanner that go with a DWI protocol; empty where none does.
+
+    Maps that name the protocol as their group; without such, maps that name no protocol at all
+    and lie on the grid of one of its stations, or else mainly in their field of view.
+    """
+    maps = sorted((i for i in images if i.kind == "adc"), key=lambda i: (i.group, i.source))
+    named = [i for i in maps if i.group in group.protocols]
+    if named:
+        return named
+    free = [i for i in maps if i.group not in {g.name for g in groups}]
+    grids = [s[0].grid for s in group.stations]
+    exact = [i for i in free if any(i.volume.grid.same_as(g, tolerance_mm=1.0) for g in grids)]
+    return exact or [
+        i for i in free if np.any([inside_of(g, i.volume.grid) for g in grids], axis=0).mean() > 0.5
+    ]
+
+
 def select_stations(
     images: Sequence[StationImage], kind: str
 ) -> tuple[tuple[StationImage, ...], Warnings]:
     """Stations of ``t1`` or ``adc``: one series where several cover the same region.
 
-    Images of one group belong together. With several groups, the one that covers most is taken;
-    of the others, only stations that lie mainly (more than half) outside what is taken are added.
+    Images of one group belong together. With several groups, the one that reaches farthest is
+    taken; of the others, stations that complete it (:func:`~.stations.join_stations`).
+
+    Parameters
+    ----------
+    images
+        At least one of the kind.
     """
-    members = [i for i in images if i.kind == kind]
     groups: dict[str, list[StationImage]] = {}
-    for image in members:
-        groups.setdefault(image.group, []).append(image)
-    ranked = sorted(groups.values(), key=lambda g: (-_reach_mm(g), -_voxels(g)))
-    chosen: list[StationImage] = list(ranked[0]) if ranked else []
-    left_out = []
-    for image in (i for group in ranked[1:] for i in group):
-        if _covered_share(image, chosen) > 0.5:
-            left_out.append(image.source or "unnamed")
-        else:
-            chosen.append(image)
-    if not left_out:
-        return tuple(chosen), ()
-    used = ", ".join(sorted({i.source or "unnamed" for i in chosen}))
-    return tuple(chosen), (
-        f"several {kind} series cover the same region: used {used}, left out "
-        f"{', '.join(sorted(set(left_out)))}",
-    )
+    for image in images:
+        if image.kind == kind:
+            groups.setdefault(image.group, []).append(image)
+    ranked = sorted(groups.items(), key=lambda g: (-reach_mm(_grids(g[1])), -_voxels(g[1]), g[0]))
+    chosen = ranked[0][1]
+    others = [i for _, group in ranked[1:] for i in group]
+    joined, apart = join_stations(_grids(chosen), _grids(others))
+    taken = [*chosen, *(others[n] for n in joined)]
+    far = [others[n] for n in apart]
+    double = [i for n, i in enumerate(others) if n not in (*joined, *apart)]
+    warnings: Warnings = ()
+    if double:
+        warnings = (
+            f"several {kind} series cover the same region: used {_sources(taken)}, left out "
+            f"{_sources(double)}",
+        )
+    if far:
+        lost = span_lost(_grids(taken), _grids(far))
+        warnings += (
+            f"{kind} of {_sources(far)} is left out: a gap parts it from {_sources(taken)}; "
+            f"{lost:.0%} of their extent from foot to head is not used",
+        )
+    return tuple(taken), warnings
 
 
 def _collect(name: str, members: Sequence[StationImage]) -> tuple[DwiGroup, Warnings]:
@@ -121,7 +198,7 @@ def _collect(name: str, members: Sequence[StationImage]) -> tuple[DwiGroup, Warn
         )
     volumes = tuple(tuple(_average(s[b]) for b in shared) for s in stations)
     sources = tuple(sorted({i.source for i in members if i.source}))
-    return DwiGroup(name, tuple(shared), volumes, sources), warnings
+    return DwiGroup(name, tuple(shared), volumes, sources, (name,)), warnings
 
 
 def _average(volumes: Sequence[Volume]) -> Volume:
@@ -133,28 +210,13 @@ def _average(volumes: Sequence[Volume]) -> Volume:
     return Volume(mean, volumes[0].affine, volumes[0].channels)
 
 
-def _span(image: StationImage) -> tuple[float, float]:
-    """Lower and upper face along S, in mm."""
-    grid = image.volume.grid
-    half = np.abs(grid.affine[2, :3]) @ np.asarray(grid.shape) / 2
-    centre = float(grid.affine[2] @ np.append((np.asarray(grid.shape) - 1) / 2, 1.0))
-    return centre - float(half), centre + float(half)
+def _grids(images: Sequence[StationImage]) -> list[Grid]:
+    return [i.volume.grid for i in images]
 
 
-def _reach_mm(group: Sequence[StationImage]) -> float:
-    spans = [_span(i) for i in group]
-    return round(max(s[1] for s in spans) - min(s[0] for s in spans), 1)
+def _voxels(images: Sequence[StationImage]) -> int:
+    return sum(i.volume.array.size for i in images)
 
 
-def _voxels(group: Sequence[StationImage]) -> int:
-    return sum(i.volume.array.size for i in group)
-
-
-def _covered_share(image: StationImage, chosen: Sequence[StationImage]) -> float:
-    low, high = _span(image)
-    levels = np.linspace(low, high, 101)
-    covered = np.zeros(levels.shape, bool)
-    for other in chosen:
-        bottom, top = _span(other)
-        covered |= (levels >= bottom) & (levels <= top)
-    return float(covered.mean())
+def _sources(images: Sequence[StationImage]) -> str:
+    return ", ".join(sorted({i.source or "unnamed" for i in images}))

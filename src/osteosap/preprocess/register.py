@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from osteosap.errors import GeometryError
-from osteosap.geometry import Affine, Grid, resample
-from osteosap.preprocess.resampling import inside_of
+from osteosap.geometry import Affine, Grid, inside_of, resample
+from osteosap.preprocess.body import foreground_threshold
 from osteosap.volume import Volume
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "mutual_information",
     "refine_rigid",
     "require_coverage",
+    "tissue_outside",
 ]
 
 Numbers = npt.NDArray[Any]
@@ -56,11 +57,13 @@ class Refinement:
 
 
 def coverage_of(body: Numbers, target: Grid, source: Grid) -> float:
-    """Share of the body (mask on ``target``) that lies in the field of view of ``source``."""
-    total = int(np.count_nonzero(body))
-    if total == 0:
-        return 0.0
-    return float(np.count_nonzero(inside_of(source, target) & (body > 0)) / total)
+    """Share of the body (mask on ``target``, not empty) in the field of view of ``source``."""
+    return float(inside_of(source, target)[body > 0].mean())
+
+
+def tissue_outside(image: Numbers, grid: Grid, view: Grid) -> float:
+    """Share of the tissue on an image (signal above air) that lies outside a field of view."""
+    return float(1.0 - inside_of(view, grid)[image > foreground_threshold(image)].mean())
 
 
 def require_coverage(share: float, *, minimum: float) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from osteosap.errors import GeometryError
 from osteosap.geometry import Affine, Grid, make_affine
 
-__all__ = ["StationLayout", "index_box", "lay_out"]
+__all__ = ["StationLayout", "join_stations", "lay_out", "reach_mm", "span_lost"]
 
 MAX_GAP_SLICES = 0.5
 """Gaps up to this share of a slice are rounding of positions, not missing anatomy."""
@@ -82,12 +82,64 @@ def lay_out(grids: Sequence[Grid]) -> StationLayout:
     return StationLayout(grid, order, axes, overlaps, method)
 
 
-def index_box(source: Grid, target: Grid) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Box (start, stop) of ``target`` voxels whose centres may lie inside ``source``."""
-    corners = _corners(source, np.linalg.inv(target.affine))
-    start = np.maximum(np.ceil(corners.min(axis=0) - 1e-3), 0).astype(np.intp)
-    stop = np.minimum(np.floor(corners.max(axis=0) + 1e-3) + 1, target.shape).astype(np.intp)
-    return start, np.maximum(start, stop)
+def join_stations(chosen: Sequence[Grid], others: Sequence[Grid]) -> tuple[list[int], list[int]]:
+    """Which further stations complete those chosen.
+
+    A station joins if more than half of its extent from foot to head is new and no gap parts it
+    from the others; joined stations carry further ones.
+
+    Returns
+    -------
+    joined, apart
+        Indices into ``others``: to be added, in this order; new, but with a gap in between.
+    """
+    grids, joined, pending = list(chosen), list[int](), list(range(len(others)))
+    while True:
+        pending = [n for n in pending if n not in joined and _new_share(others[n], grids) > 0.5]
+        found = next((n for n in pending if _is_gapless([*grids, others[n]])), None)
+        if found is None:
+            return joined, pending
+        joined.append(found)
+        grids.append(others[found])
+
+
+def span_lost(used: Sequence[Grid], lost: Sequence[Grid]) -> float:
+    """Share of the extent of all stations along S that only the lost ones show."""
+    low, high = np.transpose([_span(g) for g in (*used, *lost)])
+    levels = np.linspace(low.min(), high.max(), 1001)
+    have, had = _within(levels, used), _within(levels, [*used, *lost])
+    return float((had & ~have).sum() / had.sum())
+
+
+def reach_mm(grids: Sequence[Grid]) -> float:
+    """From the lowest to the highest face of all stations, along S."""
+    low, high = np.transpose([_span(g) for g in grids])
+    return round(float(high.max() - low.min()), 1)
+
+
+def _is_gapless(grids: Sequence[Grid]) -> bool:
+    try:
+        lay_out(grids)
+    except GeometryError:
+        return False
+    return True
+
+
+def _new_share(grid: Grid, chosen: Sequence[Grid]) -> float:
+    levels = np.linspace(*_span(grid), 101)
+    return float(1.0 - _within(levels, chosen).mean())
+
+
+def _within(levels: npt.NDArray[np.float64], grids: Sequence[Grid]) -> npt.NDArray[np.bool_]:
+    spans = [_span(g) for g in grids]
+    within = [(levels >= low) & (levels <= high) for low, high in spans]
+    return np.asarray(np.any(within, axis=0), dtype=np.bool_)
+
+
+def _span(grid: Grid) -> tuple[float, float]:
+    """Lower and upper face along S, in mm."""
+    height = _corners(grid)[:, 2]
+    return float(height.min()), float(height.max())
 
 
 def _corners(

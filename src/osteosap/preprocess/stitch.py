@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from osteosap.geometry import Affine, Grid
-from osteosap.preprocess.resampling import resample_to_faces
-from osteosap.preprocess.stations import StationLayout, index_box
+from osteosap.geometry import Affine, Grid, covering_box, crop_grid, inside_of, resample
+from osteosap.preprocess.stations import StationLayout
 from osteosap.volume import Volume
 
 __all__ = ["Placed", "blend", "place_station", "place_stations"]
@@ -129,27 +128,17 @@ def _feather(position: npt.NDArray[np.float64], n: int) -> npt.NDArray[np.float6
 
 
 def _interpolate(array: Floats, volume: Volume, grid: Grid, axis: int) -> Placed:
-    start, stop = index_box(volume.grid, grid)
-    shape = stop - start
-    affine = grid.affine.copy()
-    affine[:3, 3] += grid.affine[:3, :3] @ start
-    box = Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
-    values = resample_to_faces(array, volume.grid, box)
-    weight = _weight_on(box, volume, axis)
-    return Placed(values, weight, (int(start[0]), int(start[1]), int(start[2])))
+    box = covering_box(volume.grid, grid)
+    part = crop_grid(grid, box)
+    values = np.asarray(resample(array, volume.grid, part), np.float32)
+    start = (box[0].start, box[1].start, box[2].start)
+    return Placed(values, _weight_on(part, volume, axis), start)
 
 
-def _weight_on(box: Grid, volume: Volume, axis: int) -> Floats:
+def _weight_on(part: Grid, volume: Volume, axis: int) -> Floats:
     """Feather weights of a station on a grid of any orientation, 0 outside the station."""
-    matrix: Affine = np.linalg.inv(volume.affine) @ box.affine
-    ranges = [np.arange(n, dtype=np.float64) for n in box.shape]
-    weight = np.ones(box.shape, np.float32)
-    for a, n in enumerate(volume.array.shape[1:]):
-        lines = [matrix[a, c] * ranges[c] for c in range(3)]
-        place = lines[0][:, None, None] + lines[1][None, :, None] + lines[2][None, None, :]
-        place = place + matrix[a, 3]
-        if a == axis:
-            weight *= _feather(place, n) * volume.spacing_mm[axis]
-        else:
-            weight *= (place > -0.5 - 1e-6) & (place < n - 0.5 + 1e-6)
-    return weight
+    matrix: Affine = np.linalg.inv(volume.affine) @ part.affine
+    i, j, k = (matrix[axis, c] * np.arange(n, dtype=np.float64) for c, n in enumerate(part.shape))
+    place = i[:, None, None] + j[None, :, None] + (k + matrix[axis, 3])[None, None, :]
+    weight = _feather(place, volume.array.shape[1 + axis]) * volume.spacing_mm[axis]
+    return np.asarray(weight * inside_of(volume.grid, part), np.float32)

@@ -125,6 +125,7 @@ def exam_panel(
     exam: Exam,
     *,
     maps: Literal["projected", "slice"] = "projected",
+    caption: str = "",
     height_inches: float = 8.0,
 ) -> bytes:
     """T1, b1000, ADC, skeleton and lesions side by side, coronal, at the plane of the spine.
@@ -137,6 +138,8 @@ def exam_panel(
         Images and, where known, skeleton and lesion maps on their grid.
     maps
         Show the maps projected along the whole body, or in the plane of the slice only.
+    caption
+        Short text in the upper left corner: "simulated".
     height_inches
         Of the figure; less where it would become too wide.
     """
@@ -167,6 +170,7 @@ def exam_panel(
         mark(axes, page, colour=LIGHT, bar_mm=_bar_mm(limit))
         middle = (box[0] + box[2] / 2, share + 0.35 * (1 - share))
         figure.text(*middle, title, color=LIGHT, fontsize=11, ha="center")
+    figure.text(0.004, share + 0.35 * (1 - share), caption, color=LIGHT, fontsize=9)
     return png(figure, dpi=DPI)
 
 

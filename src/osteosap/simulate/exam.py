@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import NonNegativeInt, PositiveFloat
 
 from osteosap.config import StageConfig
 from osteosap.exam import Exam, StationImage
@@ -38,10 +39,10 @@ class SimulationConfig(StageConfig):
         Signal equations and acquisition.
     """
 
-    seed: int = 0
-    lesions: int | None = None
+    seed: NonNegativeInt = 0
+    lesions: NonNegativeInt | None = None
     vary_protocol: bool = False
-    body_spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
+    body_spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (2.0, 2.0, 2.0)
     sequence: SequenceConfig = SequenceConfig()
     scanner: ScannerConfig = ScannerConfig()
 

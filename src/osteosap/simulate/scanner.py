@@ -7,6 +7,8 @@ a scanner's table steps do when they are whole numbers of slices.
 from __future__ import annotations
 
 import numpy as np
+import pydantic
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from osteosap.config import StageConfig
 from osteosap.exam import StationImage
@@ -28,16 +30,18 @@ class ScannerConfig(StageConfig):
     the stations' gains; ``dwi_shift_mm`` is the SD of the misplacement of DWI along each axis.
     """
 
-    n_stations: int = 5
-    overlap_mm: float = 40.0
-    t1_spacing_mm: tuple[float, float, float] = (2.0, 2.0, 4.0)
-    dwi_spacing_mm: tuple[float, float, float] = (3.0, 3.0, 4.0)
-    b_values_s_per_mm2: tuple[float, ...] = (0.0, 50.0, 1000.0)
-    t1_noise: float = 0.015
-    dwi_noise: float = 0.006
-    bias: float = 0.15
-    gain: float = 0.12
-    dwi_shift_mm: float = 0.8
+    n_stations: PositiveInt = 5
+    overlap_mm: float = pydantic.Field(default=40.0, ge=0.0, le=1000.0)
+    t1_spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (2.0, 2.0, 4.0)
+    dwi_spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (3.0, 3.0, 4.0)
+    b_values_s_per_mm2: tuple[NonNegativeFloat, ...] = pydantic.Field(
+        default=(0.0, 50.0, 1000.0), min_length=1
+    )
+    t1_noise: NonNegativeFloat = 0.015
+    dwi_noise: NonNegativeFloat = 0.006
+    bias: NonNegativeFloat = 0.15
+    gain: NonNegativeFloat = 0.12
+    dwi_shift_mm: NonNegativeFloat = 0.8
 
 
 def acquire(

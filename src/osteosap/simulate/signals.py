@@ -8,9 +8,12 @@ plus a small share of fat that suppression leaves and that does not diffuse.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from osteosap.config import StageConfig
 from osteosap.simulate.anatomy import Body
@@ -24,15 +27,15 @@ __all__ = ["DiffusionMaps", "SequenceConfig", "diffusion_maps", "t1_image"]
 class SequenceConfig(StageConfig):
     """Sequence parameters of the virtual scanner (1.5 T)."""
 
-    t1_sequence: str = "tse"
-    t1_tr_ms: float = 550.0
-    t1_te_ms: float = 10.0
-    gre_flip_deg: float = 12.0
-    gre_tr_ms: float = 4.5
-    gre_te_ms: float = 2.2
-    dwi_tr_ms: float = 6000.0
-    dwi_te_ms: float = 68.0
-    residual_fat: float = 0.04
+    t1_sequence: Literal["tse", "gre"] = "tse"
+    t1_tr_ms: PositiveFloat = 550.0
+    t1_te_ms: PositiveFloat = 10.0
+    gre_flip_deg: float = pydantic.Field(default=12.0, gt=0.0, lt=180.0)
+    gre_tr_ms: PositiveFloat = 4.5
+    gre_te_ms: PositiveFloat = 2.2
+    dwi_tr_ms: PositiveFloat = 6000.0
+    dwi_te_ms: PositiveFloat = 68.0
+    residual_fat: NonNegativeFloat = 0.04
 
 
 @dataclass(frozen=True)

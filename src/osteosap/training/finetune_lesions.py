@@ -21,7 +21,12 @@ from osteosap.training.augmentation import AugmentationConfig
 from osteosap.training.data import load_exams
 from osteosap.training.loop import LoopConfig, Progress, fit
 from osteosap.training.patches import PatchStream
-from osteosap.training.recipes import RecipeConfig, base_metadata, validation_windows
+from osteosap.training.recipes import (
+    RecipeConfig,
+    base_metadata,
+    require_other_people,
+    validation_windows,
+)
 from osteosap.training.sampler import LesionSampler, LesionSamplingConfig
 from osteosap.training.validation import validate_lesions
 
@@ -86,6 +91,7 @@ def finetune_lesions(
     skeleton = load_checkpoint(skeleton_checkpoint) if skeleton_checkpoint else None
     spec = _lesion_spec(config, skeleton)
     spec.require_patch(config.patch)
+    require_other_people(train, validation)
     cache = config.cache or out / "cache"
     exams = load_exams(train, config.input, needs="lesions", cache=cache, progress=progress)
     held_out = (
@@ -95,7 +101,9 @@ def finetune_lesions(
     windows = validation_windows(config)
 
     def validate(current: nn.Module) -> dict[str, float]:
-        return validate_lesions(current, held_out, patch=config.patch, windows=windows)[1]
+        return validate_lesions(
+            current, held_out, patch=config.patch, windows=windows, folders=validation
+        )[1]
 
     result = fit(
         network,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import math
 import os
@@ -26,6 +27,9 @@ from osteosap.training.patches import Batch, PatchStream
 __all__ = ["FitResult", "LoopConfig", "Progress", "fit", "rate_factor"]
 
 _log = logging.getLogger(__name__)
+
+MAX_SKIPPED = 10
+"""Steps without a finite gradient, one after the other, that end a run."""
 
 Progress = Callable[[str, float], None]
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -84,6 +88,7 @@ class _State:
     seconds: float = 0.0
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     silent_steps: int = 0
+    skipped_in_a_row: int = 0
 
 
 def rate_factor(step: int, seconds: float, config: LoopConfig) -> float:
@@ -169,7 +174,9 @@ class _Run:
         self.model, self.optimiser = self.fabric.setup(network, optimiser)
         self.loss = _loss(config)
         rates = [group["base_lr"] for group in groups]
-        self.key = canonical_hash([config.to_mapping(), rates, stream.describe()])
+        self.key = canonical_hash(
+            [config.to_mapping(), rates, stream.describe(), _weights_digest(network)]
+        )
 
     def go(self) -> FitResult:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -219,12 +226,31 @@ class _Run:
                 remedy="Lower the learning rate or use precision float32",
             )
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(
+        norm = self.fabric.clip_gradients(
             self.model, self.optimiser, max_norm=self.config.gradient_clip, error_if_nonfinite=False
         )
-        self.optimiser.step()
+        self._update(float(norm) if norm is not None else 0.0)
         self.state.losses.append(value)
         self._watch(logits.detach(), reference, value, factor)
+
+    def _update(self, gradient_norm: float) -> None:
+        """Step, unless the gradient overflowed: bfloat16 now and then gives one that is no number.
+
+        One such step, taken, would turn every weight into NaN; it is left out, as loss scalers
+        for float16 do. Many in a row mean that training has gone wrong.
+        """
+        if math.isfinite(gradient_norm):
+            self.optimiser.step()
+            self.state.skipped_in_a_row = 0
+            return
+        self.state.skipped_in_a_row += 1
+        _log.warning("step %d left out: its gradient is not finite", self.state.step)
+        if self.state.skipped_in_a_row >= MAX_SKIPPED:
+            raise TrainingError(
+                f"the gradient was not finite {MAX_SKIPPED} times in a row up to step "
+                f"{self.state.step}",
+                remedy="Lower the learning rate or use precision float32",
+            )
 
     def _watch(
         self, logits: torch.Tensor, reference: torch.Tensor, loss: float, factor: float
@@ -291,11 +317,15 @@ class _Run:
             for name in ("training.csv", "validation.csv"):
                 (self.out / name).unlink(missing_ok=True)
             return
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        if content["key"] != self.key:
+        remedy = "Choose another output folder, or delete the file to start anew"
+        try:
+            content = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:  # torch and zipfile raise many kinds for broken files
+            raise TrainingError(f"{path} cannot be read", remedy=remedy) from error
+        if content.get("key") != self.key:
             raise TrainingError(
-                f"{path} belongs to a run with other settings",
-                remedy="Choose another output folder, or delete the file to start anew",
+                f"{path} belongs to a run with other settings, exams or initial weights",
+                remedy=remedy,
             )
         self.network.load_state_dict(content["network"])
         self.optimiser.load_state_dict(content["optimiser"])
@@ -331,6 +361,15 @@ def _loss(config: LoopConfig) -> Callable[[torch.Tensor, torch.Tensor], torch.Te
         return value
 
     return loss
+
+
+def _weights_digest(network: nn.Module) -> str:
+    """SHA-256 of the initial weights: architecture, seed, head and pretrained weights at once."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _due(step: int, every: int) -> bool:

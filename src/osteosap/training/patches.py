@@ -64,7 +64,8 @@ class PatchStream:
             "patch": list(self.patch),
             "seed": self.seed,
             "augmentation": self.augmentation.to_mapping(),
-            "shapes": [list(exam.grid.shape) for exam in self.exams],
+            "sampling": self.sampler.config.to_mapping(),
+            "exams": [exam.checksum() for exam in self.exams],
         }
 
     def batch(self, step: int, batch_size: int) -> Batch:

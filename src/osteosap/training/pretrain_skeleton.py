@@ -20,7 +20,12 @@ from osteosap.models.transfer import parameter_groups
 from osteosap.training.data import load_exams
 from osteosap.training.loop import Progress, fit
 from osteosap.training.patches import PatchStream
-from osteosap.training.recipes import RecipeConfig, base_metadata, validation_windows
+from osteosap.training.recipes import (
+    RecipeConfig,
+    base_metadata,
+    require_other_people,
+    validation_windows,
+)
 from osteosap.training.sampler import SkeletonSampler, SkeletonSamplingConfig
 from osteosap.training.validation import validate_skeleton
 
@@ -69,6 +74,7 @@ def pretrain_skeleton(
     """
     spec = NetworkSpec(**(config.network.model_dump() | {"n_classes": N_CLASSES}))
     spec.require_patch(config.patch)
+    require_other_people(train, validation)
     cache = config.cache or out / "cache"
     exams = load_exams(train, config.input, needs="skeleton", cache=cache, progress=progress)
     held_out = (

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 import osteosap
 from osteosap.config import StageConfig, canonical_hash
+from osteosap.errors import TrainingError
 from osteosap.inference.prepare import InputConfig
 from osteosap.inference.sliding import WindowConfig
 from osteosap.models.checkpoint import CheckpointMetadata
@@ -18,7 +20,13 @@ from osteosap.models.networks import NetworkSpec
 from osteosap.training.augmentation import AugmentationConfig
 from osteosap.training.loop import FitResult, LoopConfig
 
-__all__ = ["RecipeConfig", "base_metadata", "git_sha", "validation_windows"]
+__all__ = [
+    "RecipeConfig",
+    "base_metadata",
+    "git_sha",
+    "require_other_people",
+    "validation_windows",
+]
 
 
 class RecipeConfig(StageConfig):
@@ -38,6 +46,40 @@ class RecipeConfig(StageConfig):
     half: bool = True
     cache: Path | None = None
     training_data: str = "simulated whole-body MRI (osteosap simulator); no patient data"
+
+    @model_validator(mode="after")
+    def _the_network_reads_what_is_prepared(self) -> Self:
+        if self.network.channels != self.input.channels:
+            raise ValueError(
+                f"network.channels {self.network.channels} differ from input.channels "
+                f"{self.input.channels}"
+            )
+        return self
+
+
+def require_other_people(train: Sequence[Path], validation: Sequence[Path]) -> None:
+    """Refuse an exam, or a simulated person (seed in ``exam.json``), on both sides.
+
+    Raises
+    ------
+    TrainingError
+        The same folder or seed is in both lists.
+    """
+    both = {p.resolve() for p in train} & {p.resolve() for p in validation}
+    seeds = [{_seed_of(p) for p in side} - {None} for side in (train, validation)]
+    if both or seeds[0] & seeds[1]:
+        raise TrainingError(
+            f"{len(both) or len(seeds[0] & seeds[1])} exams are both trained and validated on",
+            remedy="Keep every person on one side",
+        )
+
+
+def _seed_of(folder: Path) -> int | None:
+    try:
+        seed = json.loads((folder / "exam.json").read_text()).get("seed")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return seed if isinstance(seed, int) else None
 
 
 def validation_windows(config: RecipeConfig) -> WindowConfig:
@@ -61,6 +103,7 @@ def base_metadata(
     """Metadata of a trained network; ``n_exams`` are those trained on and validated on."""
     recipe = config.to_mapping()
     recipe.pop("cache", None)  # a private folder
+    recipe.pop("network", None)  # the checkpoint's spec says what was built
     values = {
         "task": task,
         "classes": list(classes),

@@ -46,6 +46,11 @@ class PatchPlace:
 class Sampler(Protocol):
     """Draws the patches of a step."""
 
+    @property
+    def config(self) -> StageConfig:
+        """Its settings."""
+        ...
+
     def draw(self, step: int, batch_size: int) -> list[PatchPlace]:
         """Places of the patches of one step."""
         ...
@@ -266,7 +271,9 @@ def _lesions_of(exam: TrainingExam) -> npt.NDArray[np.int32]:
 
 
 def _bright_voxels(exam: TrainingExam, quantile: float) -> npt.NDArray[np.int_]:
-    """Voxels of the body that are bright in the last channel and no lesion."""
-    bright = exam.images[-1].astype(np.float32)
+    """Voxels of the body that are bright on b1000 and no lesion."""
+    if "b1000" not in exam.channels:
+        return np.empty(0, dtype=np.int_)
+    bright = exam.images[exam.channels.index("b1000")].astype(np.float32)
     limit = float(np.quantile(bright[exam.body], quantile))
     return np.flatnonzero((bright >= limit) & exam.body & (_lesions_of(exam) == 0))

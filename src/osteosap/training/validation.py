@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,14 @@ from torch import nn
 
 from osteosap.evaluation.matching import match_lesions
 from osteosap.evaluation.metrics import Detection, detect, score_lesions, skeleton_dice
+from osteosap.exam import require_file
 from osteosap.inference.candidates import CandidateConfig, extract_lesions
+from osteosap.inference.predict import resample_probability
 from osteosap.inference.sliding import WindowConfig, predict_probabilities
 from osteosap.training.data import TrainingExam
+from osteosap.volume import read_nifti
 
-__all__ = ["THRESHOLDS", "tune_threshold", "validate_lesions", "validate_skeleton"]
+__all__ = ["THRESHOLDS", "Case", "tune_threshold", "validate_lesions", "validate_skeleton"]
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Candidates for the lesion threshold."""
@@ -48,36 +53,94 @@ def validate_lesions(
     *,
     patch: tuple[int, int, int],
     windows: WindowConfig,
+    folders: Sequence[Path] | None = None,
 ) -> tuple[float, dict[str, float]]:
     """Tuned threshold, and scores of held-out exams at it.
+
+    Parameters
+    ----------
+    network
+        Two classes.
+    exams
+        Prepared exams with lesions.
+    patch, windows
+        As in inference.
+    folders
+        Exam folders, one an exam: the probability is then carried to the exam's own grid and
+        scored there, as the main job does it. None scores on the network's grid.
 
     Returns
     -------
     threshold, scores
         See :func:`tune_threshold`.
     """
-    pairs = [
-        (exam.lesions, _predict(network, exam, patch, windows, n_classes=2)[1])
-        for exam in exams
-        if exam.lesions is not None
-    ]
-    return tune_threshold(pairs, [e.grid.voxel_volume_ml for e in exams if e.lesions is not None])
+
+    def cases() -> Iterator[Case]:
+        for number, exam in enumerate(exams):
+            if exam.lesions is None:
+                continue
+            probability = _predict(network, exam, patch, windows, n_classes=2)[1]
+            if folders is None:
+                yield Case(exam.lesions, probability, exam.grid.voxel_volume_ml)
+                continue
+            own = read_nifti(require_file(folders[number], "lesions"), channel="lesions")
+            moved = resample_probability(probability, exam.grid, own.grid)
+            yield Case(own.array[0].astype(np.int32), moved, own.grid.voxel_volume_ml)
+
+    return tune_threshold(cases())
+
+
+@dataclass(frozen=True)
+class Case:
+    """Reference instances and predicted probability (I, J, K) of one exam, and its voxel size."""
+
+    reference: npt.NDArray[np.int32]
+    probability: npt.NDArray[np.float32]
+    voxel_volume_ml: float
+
+
+@dataclass
+class _Tally:
+    """What one threshold reached so far."""
+
+    every: list[Detection] = field(default_factory=list)
+    large: list[Detection] = field(default_factory=list)
+    common: int = 0
+    total: int = 0
+
+    def add(self, case: Case, threshold: float) -> None:
+        lesions = extract_lesions(
+            case.probability, case.voxel_volume_ml, config=CandidateConfig(threshold=threshold)
+        )
+        matching = match_lesions(case.reference, lesions)
+        both = score_lesions(matching, case.voxel_volume_ml)
+        self.every.append(detect(*both))
+        self.large.append(detect(*both, min_volume_ml=1.0))
+        self.common += sum(matching.overlaps.values())
+        self.total += sum(matching.reference.values()) + sum(matching.prediction.values())
+
+    def scores(self) -> dict[str, float]:
+        return {
+            "f2": _mean([d.f2 for d in self.every]),
+            "sensitivity": _pooled(self.every),
+            "false_positives_per_exam": _mean([float(d.n_false_positives) for d in self.every]),
+            "sensitivity_1ml": _pooled(self.large),
+            "false_positives_per_exam_1ml": _mean([float(d.n_false_positives) for d in self.large]),
+            "global_dice": 2 * self.common / self.total if self.total else math.nan,
+        }
 
 
 def tune_threshold(
-    pairs: Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]],
-    voxel_volumes_ml: Sequence[float],
-    *,
-    thresholds: Sequence[float] = THRESHOLDS,
+    cases: Iterable[Case], *, thresholds: Sequence[float] = THRESHOLDS
 ) -> tuple[float, dict[str, float]]:
     """Threshold with the best mean F2 over exams; equal ones: the one nearest 0.5.
 
     Parameters
     ----------
-    pairs
-        Reference instances and predicted probability of each exam, (I, J, K).
-    voxel_volumes_ml
-        One an exam.
+    cases
+        One an exam; taken one at a time, so that a generator keeps memory small.
+    thresholds
+        Candidates.
 
     Returns
     -------
@@ -88,40 +151,17 @@ def tune_threshold(
         positives per exam (all, and of 1 mL on), Dice of all lesions merged; the F2 of every
         threshold.
     """
-    results = {t: _score_at(pairs, voxel_volumes_ml, t) for t in thresholds}
+    tallies = {t: _Tally() for t in (*thresholds, 0.5)}
+    for case in cases:
+        for threshold, tally in tallies.items():
+            tally.add(case, threshold)
+    results = {t: tally.scores() for t, tally in tallies.items()}
     defined = [t for t in thresholds if not math.isnan(results[t]["f2"])]
     best = min(defined, key=lambda t: (-results[t]["f2"], abs(t - 0.5))) if defined else 0.5
-    scores = dict(results.get(best) or _score_at(pairs, voxel_volumes_ml, best))
+    scores = dict(results[best])
     scores["threshold"] = best
     scores |= {f"f2_at_{t:g}": results[t]["f2"] for t in thresholds}
     return best, scores
-
-
-def _score_at(
-    pairs: Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]],
-    voxel_volumes_ml: Sequence[float],
-    threshold: float,
-) -> dict[str, float]:
-    every: list[Detection] = []
-    large: list[Detection] = []
-    overlap = np.zeros(2)
-    for (reference, probability), volume_ml in zip(pairs, voxel_volumes_ml, strict=True):
-        lesions = extract_lesions(
-            probability, volume_ml, config=CandidateConfig(threshold=threshold)
-        )
-        both = score_lesions(match_lesions(reference, lesions), volume_ml)
-        every.append(detect(*both))
-        large.append(detect(*both, min_volume_ml=1.0))
-        common = np.count_nonzero((reference > 0) & (lesions > 0))
-        overlap += (2 * common, np.count_nonzero(reference) + np.count_nonzero(lesions))
-    return {
-        "f2": _mean([d.f2 for d in every]),
-        "sensitivity": _pooled(every),
-        "false_positives_per_exam": _mean([float(d.n_false_positives) for d in every]),
-        "sensitivity_1ml": _pooled(large),
-        "false_positives_per_exam_1ml": _mean([float(d.n_false_positives) for d in large]),
-        "global_dice": float(overlap[0] / overlap[1]) if overlap[1] else math.nan,
-    }
 
 
 def _predict(
