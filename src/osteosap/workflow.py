@@ -12,16 +12,13 @@ in the documentation, resuming and ``run.json`` all come from :data:`STAGES`.
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from osteosap import __version__
-from osteosap.config import StageConfig, canonical_hash
-from osteosap.errors import CheckpointError, OutputError
+from osteosap.config import StageConfig
+from osteosap.errors import CheckpointError
 from osteosap.exam import INPUT_CHANNELS, ExamPaths
 from osteosap.inference.candidates import CandidateConfig, extract_lesions
 from osteosap.inference.predict import SegmentConfig, find_weights, segment_exam
@@ -33,20 +30,7 @@ from osteosap.ingest import (
     require_study,
     write_stations,
 )
-from osteosap.manifest import (
-    RunManifest,
-    StageRecord,
-    atomic_outputs,
-    checksums,
-    file_checksum,
-    read_json,
-    require_folder,
-    require_own,
-    software_versions,
-    stage_key,
-    study_checksum,
-    write_json,
-)
+from osteosap.manifest import RunManifest, read_json, software_versions, write_json
 from osteosap.models.checkpoint import load_checkpoint
 from osteosap.preprocess.config import PreprocessConfig
 from osteosap.reporting.content import ReportConfig, ReportContent
@@ -57,26 +41,10 @@ from osteosap.reporting.findings import (
     measurements,
     write_lesion_table,
 )
+from osteosap.stage import STUDY, Progress, Stage, StageContext, StageResult, run_stages
 from osteosap.volume import Volume, read_nifti, stack, write_nifti
 
-__all__ = [
-    "STAGES",
-    "STUDY",
-    "BurdenConfig",
-    "RunConfig",
-    "Stage",
-    "StageContext",
-    "StageResult",
-    "run_exam",
-]
-
-log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
-"""Called with a line on what is being done and the fraction of the stage that is done."""
-
-STUDY = "study"
-"""What the first stage reads: the user's folder, which is no key of ``ExamPaths``."""
+__all__ = ["STAGES", "BurdenConfig", "RunConfig", "run_exam"]
 
 
 class BurdenConfig(StageConfig):
@@ -100,73 +68,6 @@ class RunConfig(StageConfig):
         values = self.to_mapping()
         values["segment"]["device"] = device
         return RunConfig.from_mapping(values)
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """What a stage's function gets.
-
-    Parameters
-    ----------
-    study
-        The user's folder; only the first stage reads it.
-    done
-        Files of the stages that have finished.
-    aside
-        Where to write; moved into place once the stage has ended well.
-    config
-        Settings of the whole job.
-    progress
-        Tell what is being done.
-    """
-
-    study: Path
-    done: ExamPaths
-    aside: ExamPaths
-    config: RunConfig
-    progress: Progress
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What a stage's function returns beside its files."""
-
-    warnings: tuple[str, ...] = ()
-    device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the main job, as data.
-
-    Parameters
-    ----------
-    name
-        Also the key of its settings in :class:`RunConfig` and in YAML.
-    summary
-        One line.
-    reads, writes, may_write
-        Keys of :class:`~osteosap.exam.ExamPaths` (or :data:`STUDY`); ``may_write`` names what
-        depends on the data.
-    config
-        Class of its settings.
-    run
-        Its function.
-    used_files
-        Files outside the exam that its result depends on (weights), by a name for ``run.json``.
-    check
-        Raises what would make the stage fail whatever the study: called before the first stage.
-    """
-
-    name: str
-    summary: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    config: type[StageConfig]
-    run: Callable[[StageContext], StageResult]
-    may_write: tuple[str, ...] = ()
-    used_files: Callable[[RunConfig], dict[str, Path]] = lambda _config: {}
-    check: Callable[[RunConfig], None] = lambda _config: None
 
 
 def run_exam(
@@ -215,19 +116,12 @@ def run_exam(
         files that no earlier run wrote.
     """
     require_study(study)
-    _require_apart(study, out)
-    job = _Job(study, out, config or RunConfig(), progress or _silent, force)
-    manifest = RunManifest.load(ExamPaths(out)["run"])
-    outputs = [file for key, file in ExamPaths.FILES.items() if key != "run"]
-    require_own(out, outputs, manifest.outputs)
-    for stage in STAGES:
-        stage.check(job.config)
-    for stage in STAGES:
-        manifest = _run_stage(stage, job, manifest)
-    return manifest
+    return run_stages(
+        STAGES, study, out, config=config or RunConfig(), progress=progress, force=force
+    )
 
 
-def ingest(context: StageContext) -> StageResult:
+def ingest(context: StageContext[RunConfig]) -> StageResult:
     """Read the study and keep what the chain needs of it."""
     context.progress("read the study", 0.0)
     found = read_input(context.study, context.config.ingest)
@@ -235,7 +129,7 @@ def ingest(context: StageContext) -> StageResult:
     return StageResult(found.warnings)
 
 
-def preprocess(context: StageContext) -> StageResult:
+def preprocess(context: StageContext[RunConfig]) -> StageResult:
     """Stitch the stations, bring DWI to the T1 grid, make ADC."""
     from osteosap.preprocess import assemble_exam
 
@@ -253,7 +147,7 @@ def preprocess(context: StageContext) -> StageResult:
     return StageResult(assembled.warnings)
 
 
-def segment(context: StageContext) -> StageResult:
+def segment(context: StageContext[RunConfig]) -> StageResult:
     """Name the bones and rate every voxel as lesion, by the networks."""
     images = _images(context.done, INPUT_CHANNELS)
     result = segment_exam(images, config=context.config.segment, progress=context.progress)
@@ -263,7 +157,7 @@ def segment(context: StageContext) -> StageResult:
     return StageResult(device=str(result.record["device"]))
 
 
-def measure(context: StageContext) -> StageResult:
+def measure(context: StageContext[RunConfig]) -> StageResult:
     """Threshold the lesion probability and measure every candidate."""
     done, config = context.done, context.config.measure
     context.progress("measure lesions", 0.0)
@@ -302,7 +196,7 @@ def measure(context: StageContext) -> StageResult:
     return StageResult()
 
 
-def report(context: StageContext) -> StageResult:
+def report(context: StageContext[RunConfig]) -> StageResult:
     """Put images, findings and what was done on one page."""
     from osteosap.reporting.exam_report import write_report
 
@@ -369,7 +263,7 @@ def check_report(_config: RunConfig) -> None:
     import osteosap.reporting.exam_report  # noqa: F401
 
 
-STAGES: tuple[Stage, ...] = (
+STAGES: tuple[Stage[RunConfig], ...] = (
     Stage(
         "ingest", "Sort the study into station images of known kind and b-value",
         (STUDY,), ("stations", "series"), IngestConfig, ingest,
@@ -397,95 +291,3 @@ STAGES: tuple[Stage, ...] = (
     ),
 )  # fmt: skip
 """The main job, in order."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    study: Path
-    out: Path
-    config: RunConfig
-    progress: Progress
-    force: bool
-
-
-def _run_stage(stage: Stage, job: _Job, manifest: RunManifest) -> RunManifest:
-    """Run one stage unless it has been done, and write the manifest anew."""
-    done = ExamPaths(job.out)
-    settings: StageConfig = getattr(job.config, stage.name)
-    inputs = _inputs(stage, job)
-    config = settings.to_record()
-    config_hash = canonical_hash(config)
-    key = stage_key(stage.name, config_hash, inputs)
-    before = manifest.record_of(stage.name)
-    if before and not job.force and before.key == key and before.is_intact(job.out):
-        log.info("%s: done before with the same settings and inputs, kept", stage.name)
-        return manifest
-    log.info("%s: %s", stage.name, stage.summary)
-    started, clock = datetime.now(UTC), time.monotonic()
-    with atomic_outputs(job.out, stage.writes, optional=stage.may_write) as aside:
-        result = stage.run(StageContext(job.study, done, aside, job.config, job.progress))
-        outputs = checksums(aside, (*stage.writes, *stage.may_write))
-    for warning in result.warnings:
-        log.warning("%s: %s", stage.name, warning)
-    record = StageRecord(
-        stage=stage.name,
-        key=key,
-        config=config,
-        config_hash=config_hash,
-        inputs=inputs,
-        outputs=outputs,
-        versions=software_versions(),
-        device=result.device,
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - clock, 2),
-        warnings=result.warnings,
-    )
-    if before and before.outputs != record.outputs:
-        manifest = _drop_later(stage, job.out, manifest)
-    manifest = manifest.with_record(record)
-    manifest.save(done["run"])
-    return manifest
-
-
-def _inputs(stage: Stage, job: _Job) -> dict[str, str]:
-    """Checksums of everything a stage reads."""
-    found = checksums(ExamPaths(job.out), [key for key in stage.reads if key != STUDY])
-    if STUDY in stage.reads:
-        found[STUDY] = study_checksum(job.study)
-    for name, path in stage.used_files(job.config).items():
-        if path.is_file():
-            found[name] = file_checksum(path)
-    return found
-
-
-def _drop_later(stage: Stage, out: Path, manifest: RunManifest) -> RunManifest:
-    """Forget and remove the results of later stages, which belong to another input."""
-    names = [s.name for s in STAGES]
-    later = names[names.index(stage.name) + 1 :]
-    for name in later:
-        record = manifest.record_of(name)
-        for file in record.outputs if record else ():
-            (out / file).unlink(missing_ok=True)
-    return manifest.without(later)
-
-
-def _require_apart(study: Path, out: Path) -> None:
-    """Refuse to write into the study, and to replace it or a part of it."""
-    require_folder(out)
-    source = study.resolve()
-    if out.resolve().is_relative_to(source):
-        raise OutputError(
-            f"the output folder {out} lies inside the study {study}",
-            remedy="Choose an output folder outside it, so that results are never read as input",
-        )
-    for top in sorted({Path(file).parts[0] for file in ExamPaths.FILES.values()}):
-        place = (out / top).resolve()
-        if source.is_relative_to(place) or place.is_relative_to(source):
-            raise OutputError(
-                f"results would go to {out / top}, where the study {study} lies",
-                remedy="Choose an empty folder",
-            )
-
-
-def _silent(_message: str, _fraction: float) -> None:
-    pass

@@ -12,7 +12,8 @@ from osteosap import __version__, errors
 from osteosap.cli import app
 from osteosap.exam import ExamPaths
 from osteosap.reporting.findings import Lesion
-from osteosap.workflow import STAGES, STUDY, RunConfig
+from osteosap.stage import STUDY
+from osteosap.workflow import STAGES, RunConfig
 
 
 def rows(text: str, header: str) -> list[list[str]]:

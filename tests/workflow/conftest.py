@@ -13,8 +13,9 @@ from osteosap import workflow
 from osteosap.anatomy import N_CLASSES, REGIONS
 from osteosap.exam import Exam, write_exam
 from osteosap.geometry import make_affine
+from osteosap.stage import Stage, StageContext, StageResult
 from osteosap.volume import Volume, stack
-from osteosap.workflow import STAGES, RunConfig, Stage, StageContext, StageResult
+from osteosap.workflow import STAGES, RunConfig
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ import pytest
 from osteosap.errors import CheckpointError, ConfigError, OutputError
 from osteosap.exam import ExamPaths, write_exam
 from osteosap.manifest import RunManifest
+from osteosap.stage import STUDY, StageContext
 from osteosap.volume import read_nifti
-from osteosap.workflow import STAGES, STUDY, RunConfig, StageContext, run_exam
+from osteosap.workflow import STAGES, RunConfig, run_exam
 
 
 def content_of(folder):

@@ -8,8 +8,9 @@ from osteosap import workflow
 from osteosap.errors import ConfigError, InputError, OutputError, StudyError
 from osteosap.exam import ExamPaths, StationImage, read_exam
 from osteosap.manifest import RunManifest
+from osteosap.stage import STUDY, Stage
 from osteosap.volume import Volume, read_nifti
-from osteosap.workflow import STAGES, STUDY, RunConfig, run_exam
+from osteosap.workflow import STAGES, RunConfig, run_exam
 
 
 def started(manifest: RunManifest) -> dict[str, tuple[str, float]]:
@@ -136,7 +137,7 @@ def test_results_of_another_study_do_not_stay_when_the_new_one_fails(
         raise InputError("segmentation cannot go on", remedy="Try again")
 
     stages = tuple(
-        workflow.Stage(**{**vars(s), "run": broken}) if s.name == "segment" else s for s in STAGES
+        Stage(**{**vars(s), "run": broken}) if s.name == "segment" else s for s in STAGES
     )
     monkeypatch.setattr(workflow, "STAGES", stages)
     with pytest.raises(InputError, match="cannot go on"):
@@ -169,7 +170,7 @@ def test_a_first_stage_that_fails_leaves_no_output_folder(
         (context.aside["stations"] / "half.nii.gz").write_bytes(b"half")
         raise error
 
-    first = workflow.Stage(**{**vars(STAGES[0]), "run": broken})
+    first = Stage(**{**vars(STAGES[0]), "run": broken})
     monkeypatch.setattr(workflow, "STAGES", (first, *STAGES[1:]))
     with pytest.raises(type(error)):
         run_exam(study, tmp_path / "deep" / "out", config=config)

@@ -11,7 +11,8 @@ def stages() -> None:
 
     from osteosap.cli.console import results
     from osteosap.exam import ExamPaths
-    from osteosap.workflow import STAGES, STUDY
+    from osteosap.stage import STUDY
+    from osteosap.workflow import STAGES
 
     table = Table("stage", "what it does", "reads", "writes")
     files = {STUDY: "STUDY", **ExamPaths.FILES}
