@@ -86,7 +86,7 @@ def test_the_diameter_survives_flips_and_permutations(seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("i", "region", "distance"),
-    [(24, "lumbar_spine", 0.0), (25, "lumbar_spine", 2.0), (28, "lumbar_spine", 8.0)],
+    [(24, "lumbar_spine", 0.0), (25, "lumbar_spine", 2.0), (26, "lumbar_spine", 4.0)],
 )
 def test_a_lesion_takes_the_bone_inside_touching_or_near(
     i: int, region: str, distance: float
@@ -181,10 +181,12 @@ def test_arrays_of_another_grid_are_refused() -> None:
 
 def test_settings_decide_what_is_near() -> None:
     lesions = np.zeros(GRID.shape, np.int32)
-    lesions[28:30, 18:20, 15:18] = 1
-    config = MeasureConfig(nearest_mm=5.0)
-    (lesion,) = measure_lesions(lesions, GRID, skeleton=_skeleton(), config=config)
+    lesions[28:30, 18:20, 15:18] = 1  # 8 mm away
+    (lesion,) = measure_lesions(lesions, GRID, skeleton=_skeleton())
     assert lesion.region == "unassigned"
+    config = MeasureConfig(nearest_mm=10.0)
+    (lesion,) = measure_lesions(lesions, GRID, skeleton=_skeleton(), config=config)
+    assert (lesion.region, lesion.region_distance_mm) == ("lumbar_spine", 8.0)
 
 
 def test_a_table_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
