@@ -282,7 +282,8 @@ def _number(axes: Any, page: Page, lesions: Sequence[Lesion], *, inches_per_mm: 
         sides[x < (left + right) / 2].append((x, y, lesion.id))
     for is_left, items in sides.items():
         items.sort(key=lambda item: item[1])
-        levels = _spread([y for _, y, _ in items], gap, bottom + gap, up - 3 * gap)
+        # clear of the scale bar below and of the letters above
+        levels = _spread([y for _, y, _ in items], gap, bottom + 3 * gap, up - 3 * gap)
         edge = (
             left + 0.055 * (up - bottom) * 0.6 if is_left else right - 0.055 * (up - bottom) * 0.6
         )
