@@ -1,5 +1,7 @@
 import json
 import os
+import shutil
+import subprocess
 import sys
 from concurrent.futures import Future
 
@@ -215,3 +217,18 @@ def test_workers_start_with_one_thread_each_and_the_parent_keeps_its_own(tmp_pat
     assert all(set(values.values()) == {"1"} for values in seen)
     assert os.environ["OMP_NUM_THREADS"] == "5"
     assert "MKL_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.server
+def test_a_simulated_study_is_valid_dicom_for_an_independent_validator(tmp_path):
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (dicom3tools) is not installed")
+    simulate_to_folder(coarse(7), tmp_path / "study", formats=("dicom",))
+    files = sorted((tmp_path / "study" / "dicom").rglob("*.dcm"))
+    assert len(files) > 100
+    for path in files[::12]:
+        output = subprocess.run(
+            ["dciodvfy", str(path)], capture_output=True, text=True, check=False, timeout=60
+        )
+        lines = (output.stdout + output.stderr).splitlines()
+        assert not [line for line in lines if line.startswith("Error")]
