@@ -132,7 +132,7 @@ def simulate_to_folder(
             )
         report("write NIfTI", 0.8)
         if "nifti" in formats:
-            write_exam(simulated.exam, aside / "exam")
+            write_exam(simulated.exam, aside / "exam", simulated=True)
             _write_marker(aside / "exam", config, {})
         _write_truth(simulated.exam, aside / "truth")
         _write_marker(aside / "truth", config, {})
@@ -177,7 +177,8 @@ def simulate_training_exam(config: SimulationConfig, out: Path) -> None:
         "warnings": list(assembled.warnings),
     }
     with replace_on_success(out) as aside:
-        write_exam(Exam(assembled.images, maps.get("skeleton"), maps.get("lesions")), aside)
+        exam = Exam(assembled.images, maps.get("skeleton"), maps.get("lesions"))
+        write_exam(exam, aside, simulated=True)
         write_nifti(assembled.body, aside / "body.nii.gz")
         _write_marker(aside, config, facts)
         _replace_own(aside, out, _TRAINING_PARTS)

@@ -16,6 +16,7 @@ from osteosap.errors import InputError, VolumeError
 from osteosap.volume import Volume, read_nifti, stack, write_nifti
 
 __all__ = [
+    "HANDED_OVER",
     "INPUT_CHANNELS",
     "Exam",
     "ExamPaths",
@@ -25,6 +26,9 @@ __all__ = [
     "require_file",
     "write_exam",
 ]
+
+HANDED_OVER = "handed over"
+"""Group of images that a user named (``b1000.nii.gz``): how they were made is not known."""
 
 INPUT_CHANNELS = ("t1", "b1000")
 """Channels the networks read, in the order in which checkpoints record them."""
@@ -146,14 +150,18 @@ def read_exam(folder: Path) -> Exam:
     return Exam(joined, maps["skeleton"], maps["lesions"])
 
 
-def write_exam(exam: Exam, folder: Path) -> None:
+def write_exam(exam: Exam, folder: Path, *, simulated: bool = False) -> None:
     """Write an exam folder that :func:`read_exam` reads."""
     for name in exam.images.channels:
         array = exam.images.channel(name)
-        write_nifti(Volume.single(array, exam.images.affine, name), folder / f"{name}.nii.gz")
+        write_nifti(
+            Volume.single(array, exam.images.affine, name),
+            folder / f"{name}.nii.gz",
+            simulated=simulated,
+        )
     for volume in (exam.skeleton, exam.lesions):
         if volume is not None:
-            write_nifti(volume, folder / f"{volume.channels[0]}.nii.gz")
+            write_nifti(volume, folder / f"{volume.channels[0]}.nii.gz", simulated=simulated)
 
 
 def find_file(folder: Path, name: str) -> Path | None:

@@ -19,9 +19,9 @@ import numpy as np
 from osteosap.adc_unit import TO_UM2_PER_S, AdcUnit, detect_adc_unit
 from osteosap.config import StageConfig
 from osteosap.errors import InputError, StudyError
-from osteosap.exam import StationImage, find_file, require_file
+from osteosap.exam import HANDED_OVER, INPUT_CHANNELS, StationImage, find_file, require_file
 from osteosap.manifest import read_json, write_json
-from osteosap.volume import Volume, read_nifti, write_nifti
+from osteosap.volume import SIMULATED, Volume, read_description, read_nifti, write_nifti
 
 __all__ = [
     "IngestConfig",
@@ -158,8 +158,15 @@ def _holds_nifti(study: Path) -> bool:
 
 
 def _read_nifti_folder(study: Path, config: IngestConfig) -> StudyInput:
-    marker = require_file(study, "t1").parent / MARKER
+    home = require_file(study, "t1").parent
+    if home != study and (study / "dicom").is_dir():
+        raise StudyError(
+            f"{study} holds both a DICOM study (dicom/) and NIfTI images ({home.name}/)",
+            remedy=f"Point to {study / 'dicom'} or to {home}",
+        )
+    marker = home / MARKER
     simulated = marker.is_file() and read_json(marker).get("simulated") is True
+    simulated = simulated or says_simulated(home)
     warnings: list[str] = []
     images = []
     series = []
@@ -185,6 +192,12 @@ def _read_nifti_folder(study: Path, config: IngestConfig) -> StudyInput:
     return StudyInput(tuple(images), tuple(series), "nifti", simulated, tuple(warnings))
 
 
+def says_simulated(folder: Path) -> bool:
+    """Whether the header of ``t1`` or ``b1000`` says that the image was simulated."""
+    paths = [find_file(folder, name) for name in INPUT_CHANNELS]
+    return any(path is not None and SIMULATED in read_description(path) for path in paths)
+
+
 def _nifti_image(path: Path, name: str, config: IngestConfig) -> tuple[StationImage, str]:
     volume = read_nifti(path, channel=name)
     array = volume.array.astype(np.float32)
@@ -193,11 +206,13 @@ def _nifti_image(path: Path, name: str, config: IngestConfig) -> tuple[StationIm
         if unit == "auto":
             (unit, _), how = detect_adc_unit([array]), "told from its magnitude"
         scaled = Volume(array * np.float32(TO_UM2_PER_S[unit]), volume.affine, ("adc",))
-        return StationImage(scaled, "adc", group="nifti", source=path.name), f"unit {unit}, {how}"
+        return StationImage(
+            scaled, "adc", group=HANDED_OVER, source=path.name
+        ), f"unit {unit}, {how}"
     kind = "t1" if name == "t1" else "dwi"
     named = Volume(array, volume.affine, (kind,))
     b_value = 1000.0 if kind == "dwi" else None
-    return StationImage(named, kind, b_value, "nifti", path.name), "named by its file"
+    return StationImage(named, kind, b_value, HANDED_OVER, path.name), "named by its file"
 
 
 def _knows_its_place(path: Path) -> bool:

@@ -122,7 +122,7 @@ class RunManifest:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is not a run manifest of schema '{SCHEMA}' ({error})",
-                remedy="Choose an empty output folder, or delete this file to run from the start",
+                remedy="Choose an empty output folder",
             ) from error
         return cls(tuple(records))
 

@@ -13,7 +13,10 @@ import numpy as np
 from osteosap.errors import GeometryError, InputError, OutputError, VolumeError
 from osteosap.geometry import Affine, Array, Grid, resample, to_ras
 
-__all__ = ["Volume", "read_nifti", "stack", "write_nifti"]
+__all__ = ["SIMULATED", "Volume", "read_description", "read_nifti", "stack", "write_nifti"]
+
+SIMULATED = "simulated"
+"""Word in the free text of a NIfTI header that marks a simulated image."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,20 @@ def read_nifti(path: Path, *, channel: str, finite: bool = True) -> Volume:
     return Volume.single(array, affine, channel)
 
 
-def write_nifti(volume: Volume, path: Path) -> None:
-    """Write a single-channel volume as NIfTI (mm, RAS), whole or not at all."""
+def read_description(path: Path) -> str:
+    """The free text of a NIfTI header; empty where there is none or it cannot be read."""
+    try:
+        header = nib.load(path).header
+    except Exception:  # nibabel and zlib raise many kinds for broken files
+        return ""
+    return bytes(header["descrip"]).decode("utf-8", "ignore") if "descrip" in header else ""
+
+
+def write_nifti(volume: Volume, path: Path, *, simulated: bool = False) -> None:
+    """Write a single-channel volume as NIfTI (mm, RAS), whole or not at all.
+
+    ``simulated`` is said in the header's free text, so that a copy of the file alone still says so.
+    """
     if len(volume.channels) != 1:
         raise VolumeError(
             f"one file holds one channel, got {volume.channels}", remedy="Write channels apart"
@@ -146,7 +161,8 @@ def write_nifti(volume: Volume, path: Path) -> None:
         array = array.astype(np.float32)
     image = nib.Nifti1Image(array, volume.affine)
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = f"osteosap {volume.channels[0]}".encode()[:79]
+    note = f" {SIMULATED}" if simulated else ""
+    image.header["descrip"] = f"osteosap {volume.channels[0]}{note}".encode()[:79]
     image.set_sform(volume.affine, code=1)
     image.set_qform(volume.affine, code=1)
     partial = path.with_name(f".{os.getpid()}-{path.name}")

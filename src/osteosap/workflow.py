@@ -139,7 +139,7 @@ def preprocess(context: StageContext[RunConfig]) -> StageResult:
     for name in assembled.images.channels:
         array = assembled.images.channel(name)
         volume = Volume.single(array, assembled.images.affine, name)
-        write_nifti(volume, context.aside[name])
+        write_nifti(volume, context.aside[name], simulated=found.simulated)
     write_nifti(assembled.body, context.aside["body"])
     write_json(context.aside["preprocessing"], assembled.record)
     origin = {"simulated": found.simulated, "osteosap": __version__}

@@ -96,6 +96,17 @@ def test_an_exam_scored_against_itself_is_perfect(exam_folder, tmp_path, capsys)
     assert "skeleton Dice, merged" in capsys.readouterr().out
 
 
+def test_scores_replace_earlier_scores_but_no_other_file(exam_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["--reference", str(exam_folder), "--prediction", str(exam_folder)]
+    assert main(["evaluate", *arguments, "--out", str(out)]) == 0
+    assert main(["evaluate", *arguments, "--out", str(out)]) == 0
+    (out / "evaluation.json").write_text("my own notes")
+    assert main(["evaluate", *arguments, "--out", str(out)]) == 1
+    assert "has no record" in capsys.readouterr().err
+    assert (out / "evaluation.json").read_text() == "my own notes"
+
+
 def test_folders_of_exams_are_paired_by_name(small_exam, tmp_path):
     for side in ("truth", "result"):
         for name in ("a", "b"):
@@ -122,7 +133,7 @@ def test_a_missing_extra_is_named_with_how_to_install_it(monkeypatch, capsys):
 
     monkeypatch.setattr(stages.stages, "__code__", command.__code__)
     assert main(["stages"]) == 1
-    assert "pip install 'osteosap[learn]'" in capsys.readouterr().err
+    assert "pip install '.[learn]'" in capsys.readouterr().err
 
 
 def test_quiet_keeps_the_log_to_warnings():

@@ -149,3 +149,12 @@ def test_findings_survive_the_way_through_json() -> None:
         )  # fmt: skip
         assert one.volume_ml == pytest.approx(other.volume_ml, abs=1e-4)
         assert one.centroid_ras_mm == pytest.approx(other.centroid_ras_mm, abs=0.1)
+
+
+def test_a_report_of_a_part_of_the_body_or_a_patient_says_what_to_mind() -> None:
+    learnt = {"lesions": {"training_data": "simulated whole-body MRI"}}
+    page = render_report(content=_content(simulated=False, segmentation=learnt))
+    assert "not a whole body" in page
+    assert "learnt from simulated examinations only" in page
+    simulated = render_report(content=_content(simulated=True, segmentation=learnt))
+    assert "learnt from simulated examinations only" not in simulated

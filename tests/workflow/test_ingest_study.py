@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from osteosap.errors import InputError
+from osteosap.errors import InputError, StudyError
 from osteosap.ingest import IngestConfig, read_input, read_stations, write_stations
 from osteosap.manifest import study_checksum
 from osteosap.volume import Volume, write_nifti
@@ -100,3 +100,26 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(study, monkeypatch):
     monkeypatch.setattr("os.scandir", scandir)
     with pytest.raises(InputError, match="Permission denied"):
         study_checksum(study)
+
+
+def test_a_copy_of_the_images_alone_still_says_that_they_are_simulated(study, tmp_path, config):
+    run_exam(study, tmp_path / "out", config=config)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("t1", "b1000", "adc"):
+        shutil.copy(tmp_path / "out" / "exam" / f"{name}.nii.gz", copy)
+    assert read_input(copy).simulated
+
+
+def test_a_folder_with_a_dicom_study_and_nifti_images_is_ambiguous(study, tmp_path):
+    both = tmp_path / "both"
+    shutil.copytree(study, both / "exam")
+    (both / "dicom").mkdir()
+    with pytest.raises(StudyError, match="both a DICOM study"):
+        read_input(both)
+
+
+def test_images_that_were_handed_over_are_not_called_acquired(study, tmp_path, config):
+    run_exam(study, tmp_path / "out", config=config)
+    record = json.loads((tmp_path / "out" / "exam" / "preprocessing.json").read_text())
+    assert record["b1000"]["source"] == record["adc"]["source"] == "handed over"

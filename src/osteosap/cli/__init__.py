@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _explain(
             f"this command needs {error.name}, which is not installed. "
-            f"Install it with: pip install 'osteosap[{extra}]'."
+            f"Install the extra '{extra}', from a checkout: pip install '.[{extra}]'."
         )
     except OSError as error:  # the file is not named: a path of a study may carry a person's name
         return _explain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from osteosap.evaluation.results import CohortScores
 
 __all__ = ["evaluate"]
+
+OUTPUTS = ("evaluation.json", "evaluation.csv")
 
 
 def evaluate(
@@ -35,9 +38,10 @@ def evaluate(
     from osteosap.config import read_yaml
     from osteosap.evaluation.results import EvaluateConfig
     from osteosap.evaluation.scores import evaluate_cohort
-    from osteosap.manifest import require_folder, write_json
+    from osteosap.manifest import require_folder, require_own, write_json
 
     require_folder(out)
+    require_own(out, OUTPUTS, OUTPUTS if _is_evaluation(out / OUTPUTS[0]) else ())
     values = read_yaml(config) if config else {}
     settings = EvaluateConfig.from_mapping(
         values | ({"resample_reference": True} if resample else {})
@@ -46,12 +50,21 @@ def evaluate(
     scores = evaluate_cohort(pairs, config=settings)
     left_out = {"n": len(missing), "exams": missing}
     content = {"references_without_prediction": left_out, **scores.to_mapping()}
-    write_json(out / "evaluation.json", content)
-    _write_table(scores.rows(), out / "evaluation.csv")
+    write_json(out / OUTPUTS[0], content)
+    _write_table(scores.rows(), out / OUTPUTS[1])
     _print(scores)
     if missing:
         results.print(f"left out, without a prediction: {_listed(missing)}", markup=False)
-    results.print(f"evaluation: {out / 'evaluation.json'}", markup=False)
+    results.print(f"evaluation: {out / OUTPUTS[0]}", markup=False)
+
+
+def _is_evaluation(path: Path) -> bool:
+    """Whether a file is a result of this command, which may be replaced."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"settings", "summary", "exams"} <= set(content)
 
 
 def exam_pairs(

@@ -24,7 +24,7 @@ class B1000Choice:
     Parameters
     ----------
     source
-        "acquired", "computed" or "nearest".
+        "acquired", "computed", "nearest", or "handed over" (a file the user named b1000).
     b_value_s_per_mm2
         The acquired b-value used, or 1000 where computed.
     reason

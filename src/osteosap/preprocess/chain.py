@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from osteosap.errors import StudyError
-from osteosap.exam import StationImage
+from osteosap.exam import HANDED_OVER, StationImage
 from osteosap.preprocess.b1000 import choose_b1000, choose_group
 from osteosap.preprocess.body import body_mask
 from osteosap.preprocess.checks import check_image
@@ -103,6 +103,10 @@ def assemble_exam(
         protocols=list(group.protocols),
     )
     choice = choose_b1000(group.b_values, config=job.config)
+    if group.name == HANDED_OVER:
+        choice = replace(
+            choice, source="handed over", reason="b1000 was handed over under that name"
+        )
     dwi, overlay = place_on(stitch_dwi(group, choice, job), target, job)
     fit = fit_dwi(dwi, target, job)
     channels = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from osteosap.exam import StationImage
+from osteosap.exam import HANDED_OVER, StationImage
 from osteosap.geometry import Affine, Grid, resample
 from osteosap.preprocess.adc import compute_b, fit_adc
 from osteosap.preprocess.b1000 import TARGET_B, B1000Choice, b_values_for_adc
@@ -172,7 +172,7 @@ def b1000_channel(
 ) -> Floats:
     """The b1000 image on the T1 grid; 0 outside the field of view (and, if computed, the body)."""
     job.step("b1000", choice.reason, source=choice.source)
-    if choice.source != "acquired":
+    if choice.source not in ("acquired", "handed over"):
         job.warn(f"b1000 was not acquired: {choice.reason}")
     if choice.source == "computed" and fit is not None:
         image = compute_b(fit.adc, fit.s0, TARGET_B)
@@ -204,6 +204,8 @@ def adc_channel(
     if maps and (fit is None or job.config.adc_source == "scanner"):
         adc, origin = _scanner_adc(maps, dwi.motion, target.grid, job)
         done = "the scanner's map" + (": no fit is possible" if fit is None else ", as set")
+        if all(image.group == HANDED_OVER for image in maps):
+            done, origin = "the map that was handed over", origin | {"source": "handed over"}
         job.step("adc", done, **origin)
         return adc, origin
     if fit is None:

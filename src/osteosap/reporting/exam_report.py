@@ -30,6 +30,9 @@ from osteosap.reporting.figures import (
 )
 from osteosap.reporting.findings import DISCLAIMER
 
+WHOLE_BODY_MM = 800.0
+"""Below this height the report warns that it is no whole-body examination."""
+
 __all__ = ["render_report", "write_report"]
 
 NOTHING = "\N{EN DASH}"
@@ -84,6 +87,7 @@ def render_report(content: ReportContent, *, config: ReportConfig | None = None)
         limits=LIMITS,
         version=__version__,
         cards=_cards(content),
+        notes=_notes(content),
         regions=_regions(content),
         figures=_figures(content, settings),
         close_ups=_close_ups(content, settings),
@@ -91,6 +95,25 @@ def render_report(content: ReportContent, *, config: ReportConfig | None = None)
         min_volume_ml=content.measurements["settings"]["min_volume_ml"],
         adc_window=ADC_WINDOW_UM2_PER_S,
     )
+
+
+def _notes(content: ReportContent) -> list[str]:
+    """What to mind before reading: warnings of the run, partial coverage, simulated training."""
+    notes = list(content.warnings)
+    height_mm = body_height_mm(content.images)
+    if height_mm < WHOLE_BODY_MM:
+        notes.insert(
+            0,
+            f"the images cover {height_mm / 10:.0f} cm from head to foot, not a whole body: the "
+            "networks name bones by their surroundings, so regions may be wrong",
+        )
+    trained_on = str(content.segmentation.get("lesions", {}).get("training_data", ""))
+    if not content.simulated and trained_on.startswith("simulated"):
+        notes.append(
+            "the lesion network learnt from simulated examinations only: what it finds or misses "
+            "in a patient has not been evaluated"
+        )
+    return notes
 
 
 def _cards(content: ReportContent) -> list[dict[str, str]]:
@@ -102,7 +125,11 @@ def _cards(content: ReportContent) -> list[dict[str, str]]:
     spacing = " x ".join(_number(s) for s in content.images.spacing_mm)
     adc_note = "no ADC in this exam" if "adc" not in content.images.channels else "no lesion voxel"
     if adc:
-        adc_note = f"all lesion voxels; middle half {adc['p25']:.0f} to {adc['p75']:.0f}"
+        n_voxels = int(np.count_nonzero(content.lesions.array))
+        adc_note = (
+            f"over {adc['n_voxels']} of {n_voxels} lesion voxels, those with ADC > 0; "
+            f"middle half {adc['p25']:.0f} to {adc['p75']:.0f}"
+        )
     n_unassigned = summary["regions"].get(UNASSIGNED, {}).get("n_candidates", 0)
     return [
         {"label": "Candidates", "value": str(summary["n_candidates"]), "unit": "",
