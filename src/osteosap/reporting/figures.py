@@ -242,13 +242,22 @@ def body_height_mm(images: Volume) -> float:
 
 
 def spine_plane(exam: Exam) -> int:
-    """Index of the coronal plane with most spine; the middle of the body without a skeleton."""
+    """Index of the coronal plane with most spine among those that T1 and b1000 both show.
+
+    Without a spine there, the middle of those planes within the body.
+    """
+    shown = np.ones(exam.images.grid.shape[1], dtype=bool)
+    if "b1000" in exam.images.channels:
+        share = (exam.images.channel("b1000") != 0).mean(axis=(0, 2))
+        shown = share >= 0.5 * share.max()
     if exam.skeleton is not None:
-        spine = np.isin(exam.skeleton.array[0], _SPINE)
+        spine = np.isin(exam.skeleton.array[0], _SPINE).sum(axis=(0, 2)) * shown
         if spine.any():
-            return int(spine.sum(axis=(0, 2)).argmax())
+            return int(spine.argmax())
     low, high = _body_box(exam.images)
-    return int((low[1] + high[1]) // 2)
+    inside = np.flatnonzero(shown)
+    inside = inside[(inside >= low[1]) & (inside <= high[1])]
+    return int(inside[len(inside) // 2]) if inside.size else int((low[1] + high[1]) // 2)
 
 
 def _draw_map(axes: Any, images: Volume, volume: Volume, page: Page, *, plane: int | None) -> None:
