@@ -7,10 +7,8 @@ was trained on and by which code.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +20,8 @@ from safetensors.torch import save as serialise
 from torch import nn
 
 from osteosap.config import StageConfig
-from osteosap.errors import CheckpointError, ConfigError, OutputError
+from osteosap.errors import CheckpointError, ConfigError
+from osteosap.manifest import write_bytes
 from osteosap.models.networks import NetworkSpec, build_network, named_weights
 
 __all__ = [
@@ -155,18 +154,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = True) ->
         "metadata": checkpoint.metadata.to_mapping(),
     }
     content = serialise(tensors, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)})
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise OutputError(
-            f"cannot write {path} ({error.strerror or error})",
-            remedy="Free disk space or choose another output folder",
-        ) from error
+    write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
