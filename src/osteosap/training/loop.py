@@ -234,10 +234,11 @@ class _Run:
         self._watch(logits.detach(), reference, value, factor)
 
     def _update(self, gradient_norm: float) -> None:
-        """Step, unless the gradient overflowed: bfloat16 now and then gives one that is no number.
+        """Step, unless the gradient is not finite.
 
-        One such step, taken, would turn every weight into NaN; it is left out, as loss scalers
-        for float16 do. Many in a row mean that training has gone wrong.
+        One such step, taken, turns every weight into NaN; it is left out with a warning, as loss
+        scalers for float16 do. Seen now and then in bfloat16 on a CPU; why is not known. Many in
+        a row mean that training has gone wrong.
         """
         if math.isfinite(gradient_norm):
             self.optimiser.step()
