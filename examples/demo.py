@@ -95,7 +95,7 @@ def main() -> int:
     for title, part in (("all lesions", everything), ("lesions of 1 mL or more", large)):
         print(
             f"{title}: {part['n_detected']} of {part['n_reference']} found, "
-            f"{part['n_false_positives']} false positives, "
+            f"false positives: {part['n_false_positives']}, "
             f"Dice of those found (median) {_text(part['dice_detected_median'])}"
         )
     for name, value, holds in found:

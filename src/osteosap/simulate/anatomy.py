@@ -205,8 +205,6 @@ def _paint_cartilage(canvas: Canvas, person: Person, tissue: npt.NDArray[np.uint
 
 
 def _paint_disc(canvas: Canvas, body: Body, v: Vertebra) -> None:
-    if v.disc_below is None:
-        return
     shape = EllipticCylinder(
         v.disc_below, v.axes, v.half_width * 1.02, v.half_depth * 1.02, v.disc_half_height
     )

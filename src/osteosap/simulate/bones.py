@@ -86,7 +86,7 @@ class Vertebra:
     half_depth: float
     half_height: float
     canal: Points
-    disc_below: Points | None
+    disc_below: Points
     disc_half_height: float
 
 
