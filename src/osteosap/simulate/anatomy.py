@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from osteosap.geometry import Grid, make_affine
-from osteosap.simulate.body import paint_body
+from osteosap.simulate.body import BODY_HI, BODY_LO, Body, BonePlace
 from osteosap.simulate.bones import Bone, Vertebra, build_bones, build_vertebrae, rib_points
+from osteosap.simulate.marrow import set_marrow_fat
 from osteosap.simulate.person import Person
 from osteosap.simulate.shapes import (
     Canvas,
@@ -20,49 +19,13 @@ from osteosap.simulate.shapes import (
     RoundCone,
     chain,
 )
+from osteosap.simulate.soft_tissue import paint_body
 from osteosap.simulate.tissue import T
 
-__all__ = ["BODY_HI", "BODY_LO", "Body", "body_grid", "build_body"]
+__all__ = ["body_grid", "build_body"]
 
 KNEE_Z, VERTEX_Z = 400.0, 1662.0  # reference man: the field of view, mid-knee to above the vertex
 HALF_WIDTH, POSTERIOR, ANTERIOR = 250.0, -75.0, 275.0
-
-# A box (mm) that holds every body: random fields cover it whatever the grid.
-BODY_LO, BODY_HI = np.array([-420.0, -300.0, -760.0]), np.array([420.0, 400.0, 860.0])
-
-
-@dataclass(frozen=True)
-class Body:
-    """A person painted on a grid.
-
-    Parameters
-    ----------
-    person
-        Who.
-    grid
-        Axis-aligned RAS grid.
-    tissue
-        uint8 (I, J, K), ids of :class:`osteosap.simulate.tissue.T`.
-    skeleton
-        uint8 (I, J, K), classes 1-9 of :mod:`osteosap.anatomy`.
-    bone
-        int16 (I, J, K): index into ``bones`` plus one; 0 outside bone.
-    marrow_fat
-        float32 (I, J, K): fat fraction of marrow, 0-1.
-    cortex
-        float32 (I, J, K): share of the voxel that is cortical bone, 0-1.
-    bones
-        All bones.
-    """
-
-    person: Person
-    grid: Grid
-    tissue: npt.NDArray[np.uint8]
-    skeleton: npt.NDArray[np.uint8]
-    bone: npt.NDArray[np.int16]
-    marrow_fat: Field
-    cortex: Field
-    bones: tuple[Bone, ...]
 
 
 def body_grid(person: Person, spacing_mm: tuple[float, float, float]) -> Grid:
@@ -96,21 +59,12 @@ def build_body(person: Person, grid: Grid, *, seed: int) -> Body:
     rng = np.random.default_rng([seed, 1])
     canvas = Canvas(grid)
     noise = NoiseField(rng, 18.0, BODY_LO, BODY_HI).on(canvas.axes)
-    tissue = np.zeros(grid.shape, dtype=np.uint8)
-    paint_body(canvas, person, tissue, noise=noise, rng=rng)
     bones = tuple(build_bones(person, rng))
+    body = Body.empty(person, grid, tuple(BonePlace(b.name, b.class_id, b.site) for b in bones))
+    tissue = body.tissue
+    paint_body(canvas, person, tissue, noise=noise, rng=rng)
     vertebrae = build_vertebrae(person)
     _paint_brain(canvas, person, tissue, noise)
-    body = Body(
-        person=person,
-        grid=grid,
-        tissue=tissue,
-        skeleton=np.zeros(grid.shape, dtype=np.uint8),
-        bone=np.zeros(grid.shape, dtype=np.int16),
-        marrow_fat=np.zeros(grid.shape, dtype=np.float32),
-        cortex=np.zeros(grid.shape, dtype=np.float32),
-        bones=bones,
-    )
     _paint_cartilage(canvas, person, tissue)
     for index, bone in enumerate(bones):
         _paint_bone(canvas, body, bone, index=index, noise=noise)
@@ -118,7 +72,7 @@ def build_body(person: Person, grid: Grid, *, seed: int) -> Body:
     for vertebra in vertebrae:
         _paint_disc(canvas, body, vertebra)
     _paint_canal(canvas, body, vertebrae)
-    _set_marrow_fat(canvas, body, rng)
+    set_marrow_fat(body, rng=rng)
     return body
 
 
@@ -136,7 +90,6 @@ def _paint_bone(canvas: Canvas, body: Body, bone: Bone, *, index: int, noise: Fi
     body.cortex[box][inside] = shell[inside]
     body.bone[box][inside] = index + 1
     body.skeleton[box][inside] = bone.class_id
-    body.marrow_fat[box][inside] = bone.red  # red share now; turned into fat fraction later
 
 
 def _paint_skull_vault(canvas: Canvas, body: Body, noise: Field) -> None:
@@ -156,7 +109,6 @@ def _paint_skull_vault(canvas: Canvas, body: Body, noise: Field) -> None:
     body.cortex[box][shell] = np.clip(1.7 - middle + 0.5, 0, 1)[shell]
     body.bone[box][shell] = index + 1
     body.skeleton[box][shell] = 0
-    body.marrow_fat[box][shell] = 0.4
 
 
 def _cranium(person: Person, *, thickness: float) -> Ellipsoid:
@@ -211,8 +163,7 @@ def _paint_disc(canvas: Canvas, body: Body, v: Vertebra) -> None:
     box, distance = canvas.distance([shape])
     inside = distance < 0
     body.tissue[box][inside] = T.DISC
-    for array in (body.skeleton, body.bone, body.cortex, body.marrow_fat):
-        array[box][inside] = 0
+    body.clear_bone(box, inside)
 
 
 def _paint_canal(canvas: Canvas, body: Body, vertebrae: list[Vertebra]) -> None:
@@ -226,27 +177,7 @@ def _paint_canal(canvas: Canvas, body: Body, vertebrae: list[Vertebra]) -> None:
         box, distance = canvas.distance(shapes)
         inside = distance < 0
         body.tissue[box][inside] = value
-        for array in (body.skeleton, body.bone, body.cortex, body.marrow_fat):
-            array[box][inside] = 0
+        body.clear_bone(box, inside)
     stem = [RoundCone(path[0] + [0, 4, 30], path[0], 14.0, 9.0)]
     box, distance = canvas.distance(stem)
     body.tissue[box][(distance < 0) & (body.bone[box] == 0)] = T.BRAIN_WHITE
-
-
-def _set_marrow_fat(canvas: Canvas, body: Body, rng: np.random.Generator) -> None:
-    """Turn the red share of each site into a fat fraction, patchy and by age.
-
-    Red marrow holds about 40 % fat, yellow about 80 % (Vogler and Murphy 1988, Radiology
-    168:679); with age red marrow recedes towards the axial skeleton.
-    """
-    patch = NoiseField(rng, 26.0, BODY_LO, BODY_HI).on(canvas.axes)
-    z = canvas.axes[2][None, None, :]
-    bone = body.bone > 0
-    red = body.marrow_fat
-    femur_red = np.clip((z - body.person.place((0, 90, 690))[2]) / 80.0, 0, 1)
-    humerus_red = np.clip((z - body.person.place((0, 90, 1230))[2]) / 60.0, 0, 1)
-    for class_id, profile in ((5, femur_red), (6, humerus_red)):
-        where = body.skeleton == class_id
-        red[where] = (red * (0.15 + 1.2 * profile))[where]
-    share = np.clip(red * (0.55 + 0.6 * body.person.red_marrow) + 0.10 * patch * red, 0, 1)
-    body.marrow_fat[...] = np.where(bone, 0.86 - 0.50 * share, 0.0)

@@ -59,8 +59,6 @@ class Bone:
         Its solid, as a union.
     cortex_mm
         Thickness of the cortical shell.
-    red
-        Share of red marrow at this site, 0 to 1.
     site
         Key of the lesion-site weights: "spine", "pelvis", "rib", ...
     """
@@ -69,7 +67,6 @@ class Bone:
     class_id: int
     shapes: tuple[Shape, ...]
     cortex_mm: float
-    red: float
     site: str
 
 
@@ -183,7 +180,7 @@ def _vertebra(person: Person, v: Vertebra) -> Bone:
     end = back - y * r(spinous) - z * r(drop)
     shapes.append(Triangle(back + z * r(6), back - z * r(8), end, r(thick * 0.7)))
     shapes.append(RoundCone(end + z * r(5), end - z * r(3), r(thick * 0.8), r(thick * 0.8)))
-    return Bone(v.name, v.class_id, tuple(shapes), 0.9, 0.85, "spine")
+    return Bone(v.name, v.class_id, tuple(shapes), 0.9, "spine")
 
 
 def _atlas_vertebra(person: Person) -> Bone:
@@ -202,7 +199,7 @@ def _atlas_vertebra(person: Person) -> Bone:
         RoundCone(wings[0], wings[1], r(6), r(3)),
         RoundCone(wings[2], wings[3], r(6), r(3)),
     ]
-    return Bone("C1", CERVICAL, tuple(shapes), 0.9, 0.8, "spine")
+    return Bone("C1", CERVICAL, tuple(shapes), 0.9, "spine")
 
 
 def _sacrum(person: Person) -> Bone:
@@ -223,7 +220,7 @@ def _sacrum(person: Person) -> Bone:
     shapes.append(EllipticCylinder(base, forward.T, r(25), r(17), r(9)))
     crest = person.place([(0, 22, 905), (0, 4, 885), (0, -6, 855), (0, -6, 838)])
     shapes += chain(crest, [r(5)] * 4)
-    return Bone("sacrum", PELVIS, tuple(shapes), 1.0, 0.8, "pelvis")
+    return Bone("sacrum", PELVIS, tuple(shapes), 1.0, "pelvis")
 
 
 def _sternum(person: Person) -> Bone:
@@ -239,7 +236,7 @@ def _sternum(person: Person) -> Bone:
         half = np.array([r(w), r(7), np.linalg.norm(a - b) / 2 + 1.5])
         shapes.append(Box((a + b) / 2, axes, half, rounding=4.0))
     shapes.append(RoundCone(p[3], xiphoid, r(7), r(4)))
-    return Bone("sternum", STERNUM, tuple(shapes), 1.0, 0.9, "sternum")
+    return Bone("sternum", STERNUM, tuple(shapes), 1.0, "sternum")
 
 
 def _skull(person: Person) -> list[Bone]:
@@ -256,8 +253,8 @@ def _skull(person: Person) -> list[Bone]:
         *chain(person.place([(-x, y, z) for x, y, z in arch]), [r(7)] * 5),
     ]
     return [
-        Bone("skull base and face", 0, tuple(face), 2.0, 0.4, "skull"),
-        Bone("mandible", 0, tuple(jaw), 2.0, 0.3, "skull"),
+        Bone("skull base and face", 0, tuple(face), 2.0, "skull"),
+        Bone("mandible", 0, tuple(jaw), 2.0, "skull"),
     ]
 
 
@@ -293,7 +290,7 @@ def _hip(person: Person, at: Placer, name: str) -> Bone:
     shapes += chain(ischium, [r(13), r(15), r(13)])
     ramus = at([(58, 60, 760), (34, 92, 764), (12, 114, 778)])
     shapes += chain(ramus, [r(9), r(6.5), r(7)])
-    return Bone(f"hip bone {name}", PELVIS, tuple(shapes), 1.2, 0.75, "pelvis")
+    return Bone(f"hip bone {name}", PELVIS, tuple(shapes), 1.2, "pelvis")
 
 
 def _femur(person: Person, at: Placer, name: str) -> Bone:
@@ -318,7 +315,7 @@ def _femur(person: Person, at: Placer, name: str) -> Bone:
         Ellipsoid(condyles[1], np.array([r(20), r(31), r(22)])),
         Ellipsoid(condyles[2], np.array([r(28), r(18), r(18)])),
     ]
-    return Bone(f"femur {name}", FEMUR, tuple(shapes), 2.6, 0.35, "femur")
+    return Bone(f"femur {name}", FEMUR, tuple(shapes), 2.6, "femur")
 
 
 def _arm(person: Person, points: Points, side: float) -> Points:
@@ -349,7 +346,7 @@ def _humerus(person: Person, at: Placer, name: str, side: float) -> Bone:
         Ellipsoid(tubercle, np.full(3, r(11.0))),
         RoundCone(p[6], p[7], r(9.5), r(9)),
     ]
-    return Bone(f"humerus {name}", HUMERUS, tuple(shapes), 2.2, 0.35, "humerus")
+    return Bone(f"humerus {name}", HUMERUS, tuple(shapes), 2.2, "humerus")
 
 
 def _forearm(person: Person, at: Placer, name: str, side: float) -> list[Bone]:
@@ -358,9 +355,9 @@ def _forearm(person: Person, at: Placer, name: str, side: float) -> list[Bone]:
     radius = _arm(person, at([(222, 78, 1034), (230, 86, 960), (240, 96, 830)]), side)
     hand = _arm(person, at([(234, 96, 812), (240, 110, 760), (244, 120, 700)]), side)
     return [
-        Bone(f"ulna {name}", 0, tuple(chain(ulna, [r(11), r(6.5), r(5)])), 1.8, 0.0, "forearm"),
-        Bone(f"radius {name}", 0, tuple(chain(radius, [r(9), r(6.5), r(11)])), 1.8, 0.0, "forearm"),
-        Bone(f"hand {name}", 0, tuple(chain(hand, [r(12), r(11), r(7)])), 1.5, 0.0, "hand"),
+        Bone(f"ulna {name}", 0, tuple(chain(ulna, [r(11), r(6.5), r(5)])), 1.8, "forearm"),
+        Bone(f"radius {name}", 0, tuple(chain(radius, [r(9), r(6.5), r(11)])), 1.8, "forearm"),
+        Bone(f"hand {name}", 0, tuple(chain(hand, [r(12), r(11), r(7)])), 1.5, "hand"),
     ]
 
 
@@ -386,7 +383,7 @@ def _scapula(person: Person, at: Placer, name: str) -> Bone:
         *chain(np.stack([root, middle - [0, 4, 0], acromion, tip]), [r(4), r(6), r(7), r(6)]),
         *chain(np.stack([glenoid, beak, coracoid]), [r(8), r(7), r(6)]),
     ]
-    return Bone(f"scapula {name}", SCAPULA, tuple(shapes), 1.0, 0.6, "scapula")
+    return Bone(f"scapula {name}", SCAPULA, tuple(shapes), 1.0, "scapula")
 
 
 def _clavicle(person: Person, at: Placer, name: str) -> Bone:
@@ -396,7 +393,7 @@ def _clavicle(person: Person, at: Placer, name: str) -> Bone:
          (146, 62, 1352)]
     )  # fmt: skip
     shapes = chain(points, [r(v) for v in (10, 7, 5.7, 5.7, 6.5, 6)])
-    return Bone(f"clavicle {name}", CLAVICLE, tuple(shapes), 1.5, 0.5, "clavicle")
+    return Bone(f"clavicle {name}", CLAVICLE, tuple(shapes), 1.5, "clavicle")
 
 
 # Ribs 1 to 12: half width, half depth (mm), y of the centre, level of the head, drop to the end,
@@ -431,6 +428,6 @@ def _ribs(person: Person, rng: np.random.Generator, at: Placer, name: str) -> li
         points = at((rib_points(index) + rng.normal(0, 1.0, size=3)).tolist())
         radius = person.radius(4.2 if index == 11 else 5.2)
         bones.append(
-            Bone(f"rib {index + 1} {name}", 0, tuple(chain(points, [radius] * 13)), 0.8, 0.6, "rib")
+            Bone(f"rib {index + 1} {name}", 0, tuple(chain(points, [radius] * 13)), 0.8, "rib")
         )
     return bones

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from osteosap.simulate.anatomy import Body
+from osteosap.simulate.body import Body
 from osteosap.simulate.shapes import Canvas, Ellipsoid, Field
 from osteosap.simulate.tissue import T
 

@@ -9,7 +9,8 @@ from pydantic import NonNegativeInt, PositiveFloat
 
 from osteosap.config import StageConfig
 from osteosap.exam import Exam, StationImage
-from osteosap.simulate.anatomy import BODY_HI, BODY_LO, Body, body_grid, build_body
+from osteosap.simulate.anatomy import body_grid, build_body
+from osteosap.simulate.body import BODY_HI, BODY_LO, Body
 from osteosap.simulate.disease import Disease, LesionTruth, paint_disease
 from osteosap.simulate.person import Person
 from osteosap.simulate.scanner import DWI_SCALE, T1_SCALE, ScannerConfig, scan

@@ -16,7 +16,7 @@ import pydantic
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from osteosap.config import StageConfig
-from osteosap.simulate.anatomy import Body
+from osteosap.simulate.body import Body
 from osteosap.simulate.disease import Disease
 from osteosap.simulate.shapes import Field
 from osteosap.simulate.tissue import FAT_T1_MS, FAT_T2_MS, T, TissueTable

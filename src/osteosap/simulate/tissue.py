@@ -69,6 +69,20 @@ class T(IntEnum):
     BONE_ISLAND = 36
     RED_PATCH = 37
     ENDPLATE_OEDEMA = 38
+    ENDPLATE_FAT = 39
+    HEALED_FRACTURE = 40
+    SUBCHONDRAL_CYST = 41
+    STRESS_OEDEMA = 42
+    JOINT_FLUID = 43
+    TENDON = 44
+    NERVE = 45
+    VEIN = 46
+    ADRENAL = 47
+    UTERUS = 48
+    ENDOMETRIUM = 49
+    OVARY = 50
+    BREAST = 51
+    METAL = 52
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,20 @@ TISSUES: tuple[Tissue, ...] = (
     Tissue(T.BONE_ISLAND, 0.15, 600, 12, 500),
     Tissue(T.RED_PATCH, 0.86, 900, 50, 620, 0.22),
     Tissue(T.ENDPLATE_OEDEMA, 0.88, 1000, 80, 1500, 0.15),
+    Tissue(T.ENDPLATE_FAT, 0.92, 900, 45, 500, 0.88),  # fatty endplates (Modic 2)
+    Tissue(T.HEALED_FRACTURE, 0.50, 800, 36, 800, 0.12),
+    Tissue(T.SUBCHONDRAL_CYST, 0.95, 2500, 300, 2400),
+    Tissue(T.STRESS_OEDEMA, 0.88, 1050, 85, 1350, 0.12),
+    Tissue(T.JOINT_FLUID, 0.98, 3000, 500, 2600),
+    Tissue(T.TENDON, 0.25, 900, 8, 1000),
+    Tissue(T.NERVE, 0.82, 1000, 85, 1150, 0.1),  # root ganglia and plexus
+    Tissue(T.VEIN, 0.60, 1441, 150, 2200),  # slow flow: signal left
+    Tissue(T.ADRENAL, 0.85, 900, 60, 1000, 0.1),
+    Tissue(T.UTERUS, 0.90, 1309, 117, 1500),  # myometrium [1]
+    Tissue(T.ENDOMETRIUM, 0.92, 1274, 101, 1300),  # [1]
+    Tissue(T.OVARY, 0.90, 1200, 110, 1350),
+    Tissue(T.BREAST, 0.85, 1266, 58, 1800, 0.2),
+    Tissue(T.METAL, 0.0, 1000, 50, 0),
 )
 
 
