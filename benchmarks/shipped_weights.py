@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from osteosap.cohort import simulate_to_folder
 from osteosap.evaluation.results import EvaluateConfig
 from osteosap.evaluation.scores import evaluate_cohort
 from osteosap.manifest import software_versions
 from osteosap.simulate import SimulationConfig
+from osteosap.simulated_study import simulate_to_folder
 from osteosap.workflow import run_exam
 
 FIRST_SEED = 3000

@@ -1,8 +1,7 @@
-"""Simulated examinations on disk: studies to run on, exams to train on, whole cohorts.
+"""Cohorts of simulated people: groups by seed, sites and time points, and who is on which side.
 
-Everything written here says of itself that it is simulated (``exam.json``; DICOM manufacturer).
-Training exams go through the same preprocessing as the product's input, so that a network trained
-on them has seen the stitching, the registration and the faults it will meet.
+A person is a seed; all scans of a person lie on one side of the split. Sides are balanced by the
+number of lesions, which is known before anything is simulated.
 """
 
 from __future__ import annotations
@@ -11,53 +10,38 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
+import pydantic
+from pydantic import NonNegativeInt, PositiveInt
 
 from osteosap import __version__
-from osteosap.config import canonical_hash
-from osteosap.errors import ConfigError, InputError, OsteosapError
-from osteosap.exam import Exam, find_file, write_exam
-from osteosap.ingest import MARKER
-from osteosap.label_maps import resample_classes, resample_lesions
-from osteosap.manifest import (
-    move_into_place,
-    read_json,
-    replace_on_success,
-    require_folder,
-    require_own,
-    write_json,
+from osteosap.config import StageConfig
+from osteosap.errors import ConfigError, OsteosapError, OutputError
+from osteosap.manifest import require_folder, require_own, write_json
+from osteosap.simulated_study import (
+    exam_hash,
+    is_complete,
+    says_simulated,
+    simulate_to_folder,
+    simulate_training_exam,
 )
-from osteosap.volume import Volume, write_nifti
 
 if TYPE_CHECKING:
     from osteosap.simulate import SimulationConfig
 
-__all__ = [
-    "FORMATS",
-    "CohortEntry",
-    "simulate_cohort",
-    "simulate_to_folder",
-    "simulate_training_exam",
-]
+__all__ = ["CohortConfig", "CohortExam", "CohortGroup", "plan_cohort", "simulate_cohort"]
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("dicom", "nifti")
-"""What :func:`simulate_to_folder` can write: a multi-station DICOM study, an exam folder."""
-
-_STUDY_PARTS = ("dicom", "exam", "truth")
-_TRAINING_PARTS = tuple(
-    f"{name}.nii.gz" for name in ("t1", "b1000", "adc", "skeleton", "lesions", "body")
-)
-_COHORT = "cohort.json"
+COHORT_FILE = "cohort.json"
+Side = Literal["training", "validation", "test"]
+Form = Literal["exams", "studies"]
 _THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -66,287 +50,286 @@ _THREADS = (
 )
 
 
-@dataclass(frozen=True)
-class CohortEntry:
-    """One exam of a cohort: its folder's name, seed, what it hangs on, and whether it was new."""
-
-    folder: str
-    seed: int
-    hash: str
-    seconds: float
-    made_now: bool
-
-
-def simulate_to_folder(
-    config: SimulationConfig,
-    out: Path,
-    *,
-    formats: Sequence[str] = FORMATS,
-    progress: Callable[[str, float], None] | None = None,
-) -> None:
-    """Simulate one examination and write it as a user would receive it, with its truth beside.
-
-    ``out/dicom`` holds the acquired stations as DICOM, ``out/exam`` images and truth on one grid
-    as NIfTI (without stations, noise or distortion of the scanner), ``out/truth`` the skeleton,
-    the lesions and the ADC (um2/s) alone, for scoring. ``out/exam.json`` lists these files; what an
-    earlier call wrote is replaced as a whole.
+class CohortGroup(StageConfig):
+    """People of one kind.
 
     Parameters
     ----------
-    config
-        The person, the disease and the scanner.
-    out
-        Output folder; made if absent.
-    formats
-        Of :data:`FORMATS`.
-    progress
-        Called with what is being done and the fraction done.
+    name
+        Folder of the group.
+    subjects
+        How many people.
+    first_seed
+        Seed of the first; the others count on from it.
+    sites
+        Virtual sites at which every one of them is scanned.
+    in_turn
+        Scan everyone at one of the sites, in turn, instead of at all of them.
+    scans
+        Scans of a person at each site.
+    split
+        People on each side; together all of them.
+    simulation
+        Settings of this group, over those of the cohort.
+    """
+
+    name: str = pydantic.Field(pattern=r"^[a-z][a-z0-9_]*$")
+    subjects: PositiveInt
+    first_seed: NonNegativeInt
+    sites: tuple[Literal["a", "b", "c"], ...] = pydantic.Field(default=("a",), min_length=1)
+    in_turn: bool = False
+    scans: PositiveInt = 1
+    split: dict[Side, NonNegativeInt] = pydantic.Field(default_factory=dict)
+    simulation: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+    @pydantic.model_validator(mode="after")
+    def _check_split(self) -> CohortGroup:
+        if self.split and sum(self.split.values()) != self.subjects:
+            raise ValueError(
+                f"the split of '{self.name}' holds {sum(self.split.values())} people, "
+                f"the group {self.subjects}"
+            )
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError(f"'{self.name}' names a site twice")
+        return self
+
+
+class CohortConfig(StageConfig):
+    """A cohort.
+
+    Parameters
+    ----------
+    form
+        "exams": preprocessed, for training; "studies": DICOM with truth beside, for the main job.
+    groups
+        Who; no seed in two of them.
+    simulation
+        Settings of all exams.
+    """
+
+    form: Form = "exams"
+    groups: tuple[CohortGroup, ...] = pydantic.Field(min_length=1)
+    simulation: dict[str, Any] = pydantic.Field(default_factory=dict)
+
+    @pydantic.model_validator(mode="after")
+    def _check_people(self) -> CohortConfig:
+        seen: dict[int, str] = {}
+        for group in self.groups:
+            for seed in range(group.first_seed, group.first_seed + group.subjects):
+                if seed in seen:
+                    raise ValueError(
+                        f"person {seed} is in '{seen[seed]}' and in '{group.name}': "
+                        "a person may be on one side only"
+                    )
+                seen[seed] = group.name
+        names = [group.name for group in self.groups]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two groups of one name among {', '.join(names)}")
+        return self
+
+
+@dataclass(frozen=True)
+class CohortExam:
+    """One exam of a cohort, as ``cohort.json`` lists it.
+
+    Parameters
+    ----------
+    folder
+        Relative to the cohort: group, side, and a name of seed, site, scan and time point.
+    group, side
+        Where the person belongs; "all" without a split.
+    seed, site, scan, timepoint
+        Person and examination.
+    n_lesions
+        Lesions at the first time point, as drawn.
+    hash
+        Of everything the exam depends on.
+    """
+
+    folder: str
+    group: str
+    side: str
+    seed: int
+    site: str
+    scan: int
+    timepoint: int
+    n_lesions: int
+    hash: str
+
+
+def plan_cohort(config: CohortConfig) -> tuple[tuple[CohortExam, SimulationConfig], ...]:
+    """Every exam of a cohort with its settings, in order; nothing is simulated.
 
     Raises
     ------
     ConfigError
-        An unknown format.
-    OutputError
-        The folder cannot be written, and nothing is left of it then; or it holds files of these
-        places that no earlier call wrote.
+        Settings of the simulation that are not known or contradict each other.
     """
-    report = progress or _silent
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown or not formats:
-        raise ConfigError(
-            f"unknown format {', '.join(unknown) or '(none given)'}",
-            remedy=f"Choose from {', '.join(FORMATS)}",
-        )
-    _require_own(out, _STUDY_PARTS)
-    from osteosap.simulate import simulate_exam
-
-    if "dicom" in formats:  # a missing library shows before the work
-        from osteosap.dicom import DicomWriterConfig, write_study
-    report("simulate the body and its images", 0.0)
-    simulated = simulate_exam(config)
-    with replace_on_success(out) as aside:
-        if "dicom" in formats:
-            report("write DICOM", 0.6)
-            write_study(
-                simulated.stations, aside / "dicom", config=DicomWriterConfig(seed=config.seed)
-            )
-        report("write NIfTI", 0.8)
-        if "nifti" in formats:
-            write_exam(simulated.exam, aside / "exam", simulated=True)
-            _write_marker(aside / "exam", config, {})
-        _write_truth(simulated.exam, aside / "truth")
-        _write_marker(aside / "truth", config, {})
-        _write_marker(aside, config, {})
-        _replace_own(aside, out, _STUDY_PARTS)
-
-
-def simulate_training_exam(config: SimulationConfig, out: Path) -> None:
-    """Simulate one examination, preprocess its stations, and write images with truth on their grid.
-
-    The folder reads with :func:`osteosap.exam.read_exam`. Truth comes onto the T1 grid by the share
-    of each voxel that it fills (:mod:`osteosap.label_maps`).
-
-    Raises
-    ------
-    OutputError
-        The folder cannot be written, or holds files of these names that no earlier call wrote.
-    """
-    _require_own(out, _TRAINING_PARTS)
-    from osteosap.preprocess import PreprocessConfig, assemble_exam
-    from osteosap.simulate import simulate_exam
-
-    preprocess = PreprocessConfig()
-    simulated = simulate_exam(config)
-    assembled = assemble_exam(simulated.stations, preprocess)
-    grid = assembled.images.grid
-    maps = {
-        volume.channels[0]: Volume.single(
-            move(volume.array[0], volume.grid, grid), grid.affine, volume.channels[0]
-        )
-        for volume, move in (
-            (simulated.exam.skeleton, resample_classes),
-            (simulated.exam.lesions, resample_lesions),
-        )
-        if volume is not None
-    }
-    facts = {
-        "preprocessing": preprocess.to_mapping(),
-        "n_lesions": _count(simulated.exam.lesions),
-        "n_lesions_on_grid": _count(maps.get("lesions")),
-        "grid": grid.describe(),
-        "warnings": list(assembled.warnings),
-    }
-    with replace_on_success(out) as aside:
-        exam = Exam(assembled.images, maps.get("skeleton"), maps.get("lesions"))
-        write_exam(exam, aside, simulated=True)
-        write_nifti(assembled.body, aside / "body.nii.gz")
-        _write_marker(aside, config, facts)
-        _replace_own(aside, out, _TRAINING_PARTS)
+    plan = []
+    for group in config.groups:
+        people = [_person(config, group, group.first_seed + n) for n in range(group.subjects)]
+        sides = _sides([count for _, count in people], group.split)
+        for (first, count), side in zip(people, sides, strict=True):
+            for site, scan, timepoint, settings in _scans(config, group, first):
+                name = f"subject_{first.seed:06d}_{site}"
+                name += f"_scan{scan}" if group.scans > 1 else ""
+                name += f"_time{timepoint}" if first.timepoints > 1 else ""
+                folder = f"{group.name}/{side}/{name}"
+                exam = CohortExam(
+                    folder, group.name, side, first.seed, site, scan, timepoint, count,
+                    exam_hash(settings, form=config.form),
+                )  # fmt: skip
+                plan.append((exam, settings))
+    return tuple(plan)
 
 
 def simulate_cohort(
-    configs: Sequence[SimulationConfig],
+    config: CohortConfig,
     out: Path,
     *,
     processes: int = 1,
     progress: Callable[[str, float], None] | None = None,
-) -> tuple[CohortEntry, ...]:
-    """Make many training exams, one folder ``exam_SEED`` each, and ``cohort.json``.
+) -> tuple[tuple[CohortExam, ...], int]:
+    """Make all exams of a cohort below ``out``, and ``cohort.json``.
 
-    A folder that is complete and was made by the same settings and package version is kept.
+    An exam that is complete and was made by the same settings and package version is kept. One
+    that fails does not stop the others.
 
     Parameters
     ----------
-    configs
-        One configuration an exam, each with a seed of its own.
+    config
+        Who and how.
     out
         Folder of the cohort.
     processes
         Exams made at the same time.
     progress
-        Called with the finished folder's name and the fraction done.
+        Called with the finished exam's folder and the fraction done.
+
+    Returns
+    -------
+    exams, made_now
+        All exams, and how many of them this call made.
 
     Raises
     ------
     ConfigError
-        Two configurations share a seed, or ``processes`` is not positive.
+        Settings that do not fit together, or ``processes`` is not positive.
     OutputError
         The folder cannot be written, or would lose files that no earlier call wrote.
     OsteosapError
-        An exam failed; those finished before stay, and the next call takes up from there.
+        Exams failed: which and why; the others stay, and the next call takes up from there.
     """
-    seeds = [config.seed for config in configs]
-    if len(set(seeds)) != len(seeds) or processes < 1:
-        raise ConfigError(
-            f"{len(seeds)} exams with {len(set(seeds))} different seeds, {processes} processes",
-            remedy="Give every exam a seed of its own, and at least one process",
-        )
+    if processes < 1:
+        raise ConfigError(f"{processes} processes", remedy="Give at least one process")
+    plan = plan_cohort(config)
     require_folder(out)
-    own = {_COHORT} if _says_simulated(out / _COHORT) else set()
-    require_own(out, [_COHORT], own)
+    own = {COHORT_FILE} if says_simulated(out / COHORT_FILE) else set()
+    require_own(out, [COHORT_FILE], own)
     report = progress or _silent
-    entries: list[CohortEntry] = []
-    for entry in _made(configs, out, processes):
-        entries.append(entry)
-        report(entry.folder, len(entries) / len(configs))
-    entries.sort(key=lambda entry: entry.seed)
-    rows = [{"folder": e.folder, "seed": e.seed, "hash": e.hash} for e in entries]
-    content = {"simulated": True, "osteosap": __version__, "exams": rows}
-    write_json(out / _COHORT, content)
-    return tuple(entries)
+    made, failed = 0, []
+    for done, (exam, outcome) in enumerate(_made(plan, out, config.form, processes), start=1):
+        if isinstance(outcome, OsteosapError):
+            failed.append(f"{exam.folder}: {outcome.problem}")
+            log.warning("%s failed: %s", exam.folder, outcome.problem)
+        else:
+            made += outcome
+        report(exam.folder, done / len(plan))
+    if failed:
+        raise OutputError(
+            f"{len(failed)} of {len(plan)} exams failed: {'; '.join(failed[:5])}",
+            remedy="Mend the cause and run the same command again; finished exams are kept",
+        )
+    write_json(
+        out / COHORT_FILE,
+        {
+            "simulated": True,
+            "osteosap": __version__,
+            "config": config.to_mapping(),
+            "config_hash": config.hash(),
+            "exams": [asdict(exam) for exam, _ in plan],
+        },
+    )
+    return tuple(exam for exam, _ in plan), made
 
 
-def _made(configs: Sequence[SimulationConfig], out: Path, processes: int) -> Iterator[CohortEntry]:
-    """Yield cohort entries as they are finished."""
+def _person(config: CohortConfig, group: CohortGroup, seed: int) -> tuple[SimulationConfig, int]:
+    """Settings of a person's first scan and the number of lesions it will have."""
+    from osteosap.simulate import SimulationConfig, planned_lesions
+
+    turn = (seed - group.first_seed) % len(group.sites) if group.in_turn else 0
+    values = {**config.simulation, **group.simulation, "seed": seed, "site": group.sites[turn]}
+    settings = SimulationConfig.from_mapping(values)
+    return settings, planned_lesions(settings)
+
+
+def _scans(
+    config: CohortConfig, group: CohortGroup, first: SimulationConfig
+) -> Iterator[tuple[str, int, int, SimulationConfig]]:
+    from osteosap.simulate import SimulationConfig
+
+    values = {**config.simulation, **group.simulation, "seed": first.seed}
+    for site in (first.site,) if group.in_turn else group.sites:
+        for scan in range(group.scans):
+            for timepoint in range(first.timepoints):
+                key = {"site": site, "scan": scan, "timepoint": timepoint}
+                yield site, scan, timepoint, SimulationConfig.from_mapping({**values, **key})
+
+
+def _sides(counts: Sequence[int], split: dict[Side, int]) -> list[str]:
+    """Side of each person: in order of lesions, always the side that lags most behind."""
+    if not split:
+        return ["all"] * len(counts)
+    order = sorted(range(len(counts)), key=lambda i: (counts[i], i))
+    given = dict.fromkeys(split, 0)
+    sides = [""] * len(counts)
+    for rank, person in enumerate(order, start=1):
+        lag = {s: split[s] * rank / len(counts) - given[s] for s in split if given[s] < split[s]}
+        side = max(lag, key=lambda s: (lag[s], split[s]))
+        given[side] += 1
+        sides[person] = side
+    return sides
+
+
+def _made(
+    plan: Sequence[tuple[CohortExam, SimulationConfig]], out: Path, form: Form, processes: int
+) -> Iterator[tuple[CohortExam, bool | OsteosapError]]:
+    """Yield every exam as it is finished, and whether it was made now, or why it failed."""
     if processes == 1:
-        for config in configs:
-            yield _make_one(config, out)
+        for exam, settings in plan:
+            yield exam, _make_one(exam, settings, out, form)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context)
     try:
         with _one_thread_each():  # processes start as work is submitted
-            futures = [pool.submit(_make_one, config, out) for config in configs]
+            futures = {
+                pool.submit(_make_one, exam, settings, out, form): exam for exam, settings in plan
+            }
         for future in as_completed(futures):
-            yield future.result()
+            yield futures[future], future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _make_one(config: SimulationConfig, out: Path) -> CohortEntry:
+def _make_one(
+    exam: CohortExam, settings: SimulationConfig, out: Path, form: Form
+) -> bool | OsteosapError:
     """Make one exam, unless a complete one of the same settings is there."""
-    name = f"exam_{config.seed:06d}"
-    folder = out / name
-    wanted = training_hash(config)
-    started = time.monotonic()
-    if _is_complete(folder, wanted):
-        log.info("%s: complete, made by the same settings, kept", name)
-        return CohortEntry(name, config.seed, wanted, 0.0, made_now=False)
-    try:
-        simulate_training_exam(config, folder)
-    except OsteosapError as error:
-        raise type(error)(f"{name}: {error.problem}", remedy=error.remedy) from error
-    seconds = time.monotonic() - started
-    return CohortEntry(name, config.seed, wanted, seconds, made_now=True)
-
-
-def training_hash(config: SimulationConfig) -> str:
-    """What a training exam depends on: simulation, preprocessing and package version."""
-    from osteosap.preprocess import PreprocessConfig
-
-    values = [config.to_mapping(), PreprocessConfig().to_mapping(), __version__]
-    return canonical_hash(values)
-
-
-def _is_complete(folder: Path, wanted: str) -> bool:
-    marker = folder / MARKER
-    files = ("t1", "b1000", "adc", "skeleton", "lesions")
-    if not marker.is_file() or not all(find_file(folder, name) for name in files):
+    folder = out / exam.folder
+    if is_complete(folder, exam.hash, form=form):
+        log.info("%s: complete, made by the same settings, kept", exam.folder)
         return False
-    return read_json(marker).get("hash") == wanted
-
-
-def _write_marker(folder: Path, config: SimulationConfig, facts: dict[str, Any]) -> None:
-    """Write what a folder is, and the files that are in it so far."""
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    content = {
-        "simulated": True,
-        "osteosap": __version__,
-        "seed": config.seed,
-        "config": config.to_mapping(),
-        "config_hash": config.hash(),
-        "files": files,
-        **facts,
-    }
-    if facts:
-        content["hash"] = training_hash(config)
-    write_json(folder / MARKER, content)
-
-
-def _says_simulated(marker: Path) -> bool:
-    with contextlib.suppress(InputError):
-        return marker.is_file() and read_json(marker).get("simulated") is True
-    return False
-
-
-def _require_own(out: Path, parts: Sequence[str]) -> None:
-    """Refuse a folder where ``parts`` or a marker are not, by the marker, from an earlier call."""
-    require_folder(out)
-    own: set[str] = set()
-    if _says_simulated(out / MARKER):
-        files = read_json(out / MARKER).get("files")
-        if isinstance(files, list):
-            own = {MARKER, *(name for name in files if isinstance(name, str))}
-    require_own(out, [*parts, MARKER], own)
-
-
-def _replace_own(aside: Path, out: Path, parts: Sequence[str]) -> None:
-    """Put what lies aside in the place of all that an earlier call wrote.
-
-    The marker goes last and comes first: whatever is there is on record, even after a crash.
-    """
-    _require_own(out, parts)
-    for name in (*parts, MARKER):
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
+    started = time.monotonic()
+    try:
+        if form == "exams":
+            simulate_training_exam(settings, folder)
         else:
-            (out / name).unlink(missing_ok=True)
-    for name in (MARKER, *parts):
-        if (aside / name).exists():
-            move_into_place(aside / name, out / name)
-
-
-def _write_truth(exam: Exam, folder: Path) -> None:
-    for volume in (exam.skeleton, exam.lesions):
-        if volume is not None:
-            write_nifti(volume, folder / f"{volume.channels[0]}.nii.gz")
-    if "adc" in exam.images.channels:
-        adc = Volume.single(exam.images.channel("adc"), exam.images.affine, "adc")
-        write_nifti(adc, folder / "adc.nii.gz")
-
-
-def _count(lesions: Volume | None) -> int:
-    return 0 if lesions is None else int(np.count_nonzero(np.unique(lesions.array)))
+            simulate_to_folder(settings, folder, formats=("dicom",))
+    except OsteosapError as error:
+        return error
+    log.info("%s: %.0f s", exam.folder, time.monotonic() - started)
+    return True
 
 
 @contextlib.contextmanager

@@ -44,10 +44,21 @@ def test_wrong_usage_ends_with_2(arguments, capsys):
         ["train", "skeleton", "--config", "{}/absent.yaml", "--train", "{}", "--out", "{}/out"],
         ["train", "lesions", "--config", "{}/empty.yaml", "--train", "{}", "--out", "{}/out"],
         ["simulate", "exam", "--config", "{}/absent.yaml", "--out", "{}/out"],
-        ["simulate", "cohort", "--config", "{}/wrong.yaml", "--count", "1", "--out", "{}/out"],
+        ["simulate", "cohort", "{}/wrong.yaml", "--out", "{}/out"],
+        ["simulate", "cohort", "{}/empty.yaml", "--out", "{}/out"],
+        [
+            "simulate",
+            "exam",
+            "--anatomy",
+            "{}/no.nii.gz",
+            "--legend",
+            "{}/no.json",
+            "--out",
+            "{}/out",
+        ],
         ["simulate", "exam", "--config", "{}/binary.yaml", "--out", "{}/out"],
         ["simulate", "exam", "--lesions", "3", "--out", "{}/empty.yaml"],
-        ["simulate", "cohort", "--count", "1", "--out", "{}/empty.yaml"],
+        ["simulate", "patient", "--out", "{}/empty.yaml"],
         [
             "train",
             "skeleton",
@@ -146,7 +157,7 @@ def simulated(monkeypatch):
     """Settings that 'simulate exam' would have worked with."""
     seen = []
     monkeypatch.setattr(
-        "osteosap.cohort.simulate_to_folder", lambda config, *_a, **_k: seen.append(config)
+        "osteosap.simulated_study.simulate_to_folder", lambda config, *_a, **_k: seen.append(config)
     )
     return seen
 
@@ -162,25 +173,45 @@ def test_a_seed_in_the_settings_counts_unless_one_is_given(tmp_path, simulated, 
     assert "of seed 7" in capsys.readouterr().out
 
 
-def test_a_cohort_counts_from_the_seed_in_the_settings(tmp_path, monkeypatch):
+def test_a_cohort_is_planned_without_simulating(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(
+        "groups:\n- {name: men, subjects: 2, first_seed: 7, sites: [a, b]}\n"
+    )
+    arguments = ["simulate", "cohort", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "x")]
+    assert main([*arguments, "--plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"men/all/subject_{seed:06d}_{site}" for seed in (7, 8) for site in "ab"
+    ]
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_patient_over_time_is_simulated_with_the_options_that_were_given(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "osteosap.cohort.simulate_cohort", lambda configs, *_a, **_k: seen.append(configs) or ()
+        "osteosap.simulated_study.simulate_patient_to_folder",
+        lambda config, *_a, **_k: seen.append(config),
     )
-    (tmp_path / "seven.yaml").write_text("seed: 7\n")
-    arguments = ["simulate", "cohort", "--config", str(tmp_path / "seven.yaml"), "--out", "x"]
-    assert main([*arguments, "--count", "2"]) == 0
-    assert main([*arguments, "--count", "1", "--first-seed", "0"]) == 0
-    assert [[config.seed for config in configs] for configs in seen] == [[7, 8], [0]]
+    options = ["--timepoints", "4", "--profile", "progression", "--seed", "5", "--lesions", "3"]
+    assert main(["simulate", "patient", *options, "--out", str(tmp_path)]) == 0
+    (config,) = seen
+    assert (config.timepoints, config.profile, config.seed) == (4, "progression", 5)
+
+
+def test_a_label_map_needs_its_legend(tmp_path, capsys):
+    arguments = ["simulate", "exam", "--anatomy", "x.nii.gz", "--out", str(tmp_path / "o")]
+    assert main(arguments) == 2
+    assert "--legend" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "lesions: -3", "seed: -1", "body_spacing_mm: [0, 2, 2]", "sequence: {t1_sequence: foo}",
-        "sequence: {t1_tr_ms: 0}", "scanner: {n_stations: 0}", "scanner: {t1_noise: -0.1}",
-        "scanner: {b_values_s_per_mm2: [-50]}", "scanner: {b_values_s_per_mm2: []}",
-        "scanner: {dwi_spacing_mm: [3, 3, 0]}", "scanner: {overlap_mm: -1}",
+        "sequence: {t1_tr_ms: 0}", "scanner: {stations: {count: 0}}",
+        "scanner: {t1: {snr: -0.1}}", "scanner: {dwi: {b_values_s_per_mm2: [-50]}}",
+        "scanner: {dwi: {b_values_s_per_mm2: []}}", "scanner: {dwi: {spacing_mm: [3, 3, 0]}}",
+        "scanner: {stations: {overlap_mm: -1}}", "site: d", "timepoint: 2", "profile: bad",
     ],
 )  # fmt: skip
 def test_a_simulation_that_cannot_be_is_refused(tmp_path, simulated, capsys, text):

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from scipy.spatial.transform import Rotation
 
 from osteosap.exam import StationImage
-from osteosap.geometry import Affine, make_affine
+from osteosap.geometry import Affine, make_affine, to_ras
 from osteosap.volume import Volume
 
 SHAPE = (10, 8, 6)
@@ -46,6 +47,32 @@ def station_affine(number: int) -> Affine:
     """Stations from head to foot, one slice of overlap."""
     step = (SHAPE[2] - 1) * SPACING_MM[2]
     return make_affine(SPACING_MM, (-12.0, -7.0, 100.0 - number * step))
+
+
+def oblique_affine(degrees: tuple[float, float, float] = (12.0, -7.0, 20.0)) -> Affine:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() * SPACING_MM
+    affine[:3, 3] = 31.25, -64.5, 1234.567
+    return affine
+
+
+def assert_same_images(written: list[StationImage], read: tuple[StationImage, ...]) -> None:
+    """Equal affines and, up to one factor a kind and half a grey level, equal voxels."""
+    assert len(read) == len(written)
+    for kind in {i.kind for i in written}:
+        top = max(float(i.volume.array.max()) for i in written if i.kind == kind)
+        factor = 1.0 if kind == "adc" else 4095 / top
+        for one in (i for i in written if i.kind == kind):
+            expected, affine = to_ras(one.volume.array[0], one.volume.affine)
+            matches = [
+                i
+                for i in read
+                if (i.kind, i.b_value_s_per_mm2) == (kind, one.b_value_s_per_mm2)
+                and np.allclose(i.volume.affine, affine, atol=1e-6)
+            ]
+            assert len(matches) == 1
+            assert matches[0].volume.array.shape[1:] == expected.shape
+            assert np.abs(matches[0].volume.array[0] - expected * factor).max() <= 0.51
 
 
 def edit(files: Iterable[Path], change: Callable[[Dataset], None]) -> None:

@@ -1,30 +1,28 @@
 from __future__ import annotations
 
 import itertools
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from dicom_studies import SHAPE, SPACING_MM, files_of, make_images, station_affine
-from scipy.spatial.transform import Rotation
+from dicom_studies import (
+    SHAPE,
+    SPACING_MM,
+    assert_same_images,
+    files_of,
+    make_images,
+    oblique_affine,
+    station_affine,
+)
 
 from osteosap.dicom import DicomWriterConfig, read_study, write_study
 from osteosap.errors import GeometryError, OutputError, VolumeError
 from osteosap.exam import StationImage
-from osteosap.geometry import Affine, to_ras
+from osteosap.geometry import Affine
 from osteosap.volume import Volume
 
 CONFIG = DicomWriterConfig(seed=5)
-
-
-def oblique_affine(degrees: tuple[float, float, float] = (12.0, -7.0, 20.0)) -> Affine:
-    affine = np.eye(4)
-    affine[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() * SPACING_MM
-    affine[:3, 3] = 31.25, -64.5, 1234.567
-    return affine
 
 
 def all_axis_orders() -> list[Affine]:
@@ -39,25 +37,6 @@ def all_axis_orders() -> list[Affine]:
             affine[:3, 3] = 10.0, 20.0, 30.0
             affines.append(affine)
     return affines
-
-
-def assert_same_images(written: list[StationImage], read: tuple[StationImage, ...]) -> None:
-    """Equal affines and, up to one factor a kind and half a grey level, equal voxels."""
-    assert len(read) == len(written)
-    for kind in {i.kind for i in written}:
-        top = max(float(i.volume.array.max()) for i in written if i.kind == kind)
-        factor = 1.0 if kind == "adc" else 4095 / top
-        for one in (i for i in written if i.kind == kind):
-            expected, affine = to_ras(one.volume.array[0], one.volume.affine)
-            matches = [
-                i
-                for i in read
-                if (i.kind, i.b_value_s_per_mm2) == (kind, one.b_value_s_per_mm2)
-                and np.allclose(i.volume.affine, affine, atol=1e-6)
-            ]
-            assert len(matches) == 1
-            assert matches[0].volume.array.shape[1:] == expected.shape
-            assert np.abs(matches[0].volume.array[0] - expected * factor).max() <= 0.51
 
 
 def test_two_stations_come_back_with_arrays_affines_and_b_values(study: Path) -> None:
@@ -105,10 +84,12 @@ def test_equal_input_gives_equal_bytes_and_another_seed_other_uids(tmp_path: Pat
 
 def test_the_header_says_simulated_and_carries_both_b_values(study: Path) -> None:
     dataset = pydicom.dcmread(files_of(study, "dwi")[-1])
-    assert dataset.Manufacturer == "osteosap simulator"
+    assert dataset.Manufacturer == "osteosap simulator (Siemens dialect)"
+    assert dataset.ManufacturerModelName == "phantom"
+    assert dataset.ImageComments == "simulated"
+    assert "Simulated" in dataset.StudyDescription
     assert str(dataset.PatientName) == "SIMULATED^EXAM"
     assert dataset.PatientID == "SIM-1"
-    assert "simulated" in dataset.SeriesDescription
     assert "InstitutionName" not in dataset
     assert dataset.DiffusionBValue == 1000
     assert dataset.private_block(0x19, "SIEMENS MR HEADER")[0x0C].value == 1000
@@ -167,19 +148,6 @@ def test_no_images_and_nan_are_refused(tmp_path: Path) -> None:
     broken = StationImage(Volume.single(array, station_affine(0), "t1"), "t1")
     with pytest.raises(VolumeError, match="finite"):
         write_study([broken], tmp_path / "s", config=CONFIG)
-
-
-@pytest.mark.server
-def test_every_file_is_valid_for_dciodvfy(tmp_path: Path) -> None:
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy (dicom3tools) is not installed")
-    write_study(make_images([oblique_affine()], adc=True), tmp_path / "s", config=CONFIG)
-    for path in sorted((tmp_path / "s").rglob("*.dcm")):
-        done = subprocess.run(
-            ["dciodvfy", str(path)], capture_output=True, text=True, check=False, timeout=60
-        )
-        lines = (done.stdout + done.stderr).splitlines()
-        assert [line for line in lines if line.startswith("Error")] == []
 
 
 def test_an_independent_reader_sees_the_same_voxels_at_the_same_places(tmp_path: Path) -> None:

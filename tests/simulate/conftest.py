@@ -1,10 +1,12 @@
 import pytest
 
-from osteosap.simulate import ScannerConfig, SimulatedExam, SimulationConfig, simulate_exam
+from osteosap.simulate import SimulatedExam, SimulationConfig, simulate_exam
 
-COARSE = ScannerConfig(
-    n_stations=3, t1_spacing_mm=(5.0, 5.0, 5.0), dwi_spacing_mm=(6.0, 6.0, 5.0), overlap_mm=30.0
-)
+COARSE = {
+    "stations": {"count": 3, "overlap_mm": 30.0},
+    "t1": {"spacing_mm": (5.0, 5.0, 5.0)},
+    "dwi": {"spacing_mm": (6.0, 6.0, 5.0)},
+}
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ RECIPES: dict[str, type[StageConfig]] = {
     "finetune_lesions": FinetuneLesionsConfig,
 }
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-FILES = sorted(p for p in CONFIGS.glob("*.yaml") if not p.stem.startswith("simulate_"))
+FILES = sorted(p for p in CONFIGS.glob("*.yaml") if not p.stem.startswith(("simulate_", "cohort_")))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

@@ -1,34 +1,42 @@
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from osteosap.cohort import (
-    _THREADS,
-    CohortEntry,
-    simulate_cohort,
-    simulate_to_folder,
-    simulate_training_exam,
-)
+from osteosap.cohort import _THREADS, CohortConfig, plan_cohort, simulate_cohort
 from osteosap.errors import ConfigError, InputError, OsteosapError, OutputError
 from osteosap.exam import read_exam
 from osteosap.ingest import read_input
-from osteosap.simulate import ScannerConfig, SimulationConfig
-
-COARSE = ScannerConfig(
-    n_stations=2, t1_spacing_mm=(10.0, 10.0, 10.0), dwi_spacing_mm=(10.0, 10.0, 10.0)
+from osteosap.simulate import SimulationConfig
+from osteosap.simulate.sites import SITES
+from osteosap.simulated_study import (
+    simulate_patient_to_folder,
+    simulate_to_folder,
+    simulate_training_exam,
 )
+from osteosap.volume import read_nifti
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COARSE = {
+    "body_spacing_mm": (8.0, 8.0, 8.0),
+    "scanner": {
+        "stations": {"count": 2},
+        "t1": {"spacing_mm": (10.0, 10.0, 10.0)},
+        "dwi": {"spacing_mm": (10.0, 10.0, 10.0)},
+    },
+}
 
 
-def coarse(seed: int, *, lesions: int = 4) -> SimulationConfig:
-    return SimulationConfig(
-        seed=seed, lesions=lesions, body_spacing_mm=(8.0, 8.0, 8.0), scanner=COARSE
-    )
+def coarse(seed: int, *, lesions: int = 4, **values) -> SimulationConfig:
+    return SimulationConfig.from_mapping({**COARSE, "seed": seed, "lesions": lesions, **values})
 
 
 def test_a_training_exam_holds_what_the_product_sees_and_the_truth_on_its_grid(tmp_path):
@@ -60,7 +68,18 @@ def test_a_simulated_study_is_written_for_users_with_its_truth_beside(tmp_path):
         "truth",
     ]
     truth = sorted(p.name for p in (tmp_path / "out" / "truth").iterdir())
-    assert truth == ["adc.nii.gz", "exam.json", "lesions.nii.gz", "skeleton.nii.gz"]
+    assert truth == [
+        "adc.nii.gz",
+        "exam.json",
+        "lesions.nii.gz",
+        "skeleton.nii.gz",
+        "tissue.nii.gz",
+        "truth.json",
+    ]
+    known = json.loads((tmp_path / "out" / "truth" / "truth.json").read_text())
+    assert known["simulated"] is True
+    assert known["person"]["sex"] == "male"
+    assert known["burden_ml"] == pytest.approx(sum(x["volume_ml"] for x in known["lesions"]))
     assert read_exam(tmp_path / "out" / "exam").skeleton is not None
     for folder in ("dicom", "exam"):
         found = read_input(tmp_path / "out" / folder)
@@ -79,39 +98,151 @@ def test_a_format_that_is_not_known_is_refused(tmp_path, formats):
         simulate_to_folder(coarse(3), tmp_path / "out", formats=formats)
 
 
+def cohort(*groups, **simulation):
+    return CohortConfig.from_mapping(
+        {"groups": list(groups), "simulation": {**COARSE, "lesions": 4, **simulation}}
+    )
+
+
+def group(name, first, subjects=1, **values):
+    return {"name": name, "first_seed": first, "subjects": subjects, **values}
+
+
 def test_a_cohort_takes_up_where_it_stopped(tmp_path):
-    first = simulate_cohort([coarse(4)], tmp_path)
-    again = simulate_cohort([coarse(4), coarse(5, lesions=0)], tmp_path)
-    assert [entry.made_now for entry in first] == [True]
-    assert [(e.folder, e.made_now) for e in again] == [
-        ("exam_000004", False),
-        ("exam_000005", True),
+    men = group("men", 4)
+    _, made = simulate_cohort(cohort(men), tmp_path)
+    assert made == 1
+    healthy = group("healthy", 5, simulation={"lesions": 0})
+    exams, made = simulate_cohort(cohort(men, healthy), tmp_path)
+    assert made == 1
+    assert [exam.folder for exam in exams] == [
+        "men/all/subject_000004_a",
+        "healthy/all/subject_000005_a",
     ]
     content = json.loads((tmp_path / "cohort.json").read_text())
     assert content["simulated"] is True
     assert [row["seed"] for row in content["exams"]] == [4, 5]
-    assert not read_exam(tmp_path / "exam_000005").lesions.array.any()
+    assert content["config"]["groups"][1]["name"] == "healthy"
+    assert not read_exam(tmp_path / exams[1].folder).lesions.array.any()
 
 
 def test_other_settings_make_an_exam_anew(tmp_path):
-    simulate_cohort([coarse(4)], tmp_path)
-    (entry,) = simulate_cohort([coarse(4, lesions=1)], tmp_path)
-    assert entry.made_now
+    simulate_cohort(cohort(group("men", 4)), tmp_path)
+    _, made = simulate_cohort(cohort(group("men", 4), lesions=1), tmp_path)
+    assert made == 1
 
 
-def test_two_exams_of_one_seed_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="2 exams with 1 different seeds"):
-        simulate_cohort([coarse(4), coarse(4)], tmp_path)
+def test_a_person_is_scanned_at_every_site_or_at_one_in_turn():
+    everywhere = plan_cohort(cohort(group("men", 1, 3, sites=["a", "b", "c"])))
+    assert [(exam.seed, exam.site) for exam, _ in everywhere] == [
+        (seed, site) for seed in (1, 2, 3) for site in "abc"
+    ]
+    in_turn = plan_cohort(cohort(group("men", 1, 3, sites=["a", "b", "c"], in_turn=True)))
+    assert [(exam.seed, exam.site) for exam, _ in in_turn] == [(1, "a"), (2, "b"), (3, "c")]
+    assert [settings.site for _, settings in in_turn] == ["a", "b", "c"]
 
 
-def test_a_cohort_stops_at_an_exam_that_fails_and_names_it(tmp_path, monkeypatch):
-    def broken(_config, _out):
-        raise InputError("no body", remedy="Choose another seed")
+def test_all_scans_of_a_person_lie_on_one_side():
+    several = group(
+        "men", 1, 9, sites=["a", "b"], scans=2, split={"training": 6, "validation": 2, "test": 1}
+    )
+    plan = plan_cohort(cohort(several, timepoints=2))
+    assert len(plan) == 9 * 2 * 2 * 2
+    assert len({exam.folder for exam, _ in plan}) == len(plan)
+    sides = {}
+    for exam, settings in plan:
+        assert exam.folder.startswith(f"men/{exam.side}/")
+        assert (settings.seed, settings.scan, settings.timepoint) == (
+            exam.seed, exam.scan, exam.timepoint,
+        )  # fmt: skip
+        sides.setdefault(exam.seed, set()).add(exam.side)
+    assert all(len(found) == 1 for found in sides.values())
+    counts = Counter(next(iter(found)) for found in sides.values())
+    assert counts == {"training": 6, "validation": 2, "test": 1}
+
+
+def test_the_sides_are_balanced_by_the_number_of_lesions():
+    split = {"training": 30, "test": 10}
+    plan = plan_cohort(cohort(group("men", 100, 40, split=split), lesions=None))
+    burden = {
+        side: np.array([exam.n_lesions for exam, _ in plan if exam.side == side]) for side in split
+    }
+    everyone = np.array([exam.n_lesions for exam, _ in plan])
+    assert len(burden["test"]) == 10
+    assert np.median(burden["test"]) == pytest.approx(np.median(everyone), abs=2)
+    assert burden["test"].max() > np.quantile(everyone, 0.8)
+    assert burden["test"].min() <= np.quantile(everyone, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("groups", "problem"),
+    [
+        ([group("men", 4, 3), group("women", 6, 2)], "person 6 is in 'men' and in 'women'"),
+        ([group("men", 4), group("men", 9)], "two groups of one name"),
+        ([group("men", 4, 3, split={"training": 2})], "holds 2 people, the group 3"),
+        ([group("men", 4, sites=["a", "a"])], "names a site twice"),
+        ([group("../men", 4)], "name"),
+        ([], "groups"),
+    ],
+)
+def test_a_cohort_that_cannot_be_is_refused(groups, problem):
+    with pytest.raises(ConfigError, match=problem):
+        cohort(*groups)
+
+
+def test_one_exam_that_fails_does_not_stop_the_others_and_is_named(tmp_path, monkeypatch):
+    real = simulate_training_exam
+
+    def broken(config, out):
+        if config.seed == 4:
+            raise InputError("no body", remedy="Choose another seed")
+        real(config, out)
 
     monkeypatch.setattr("osteosap.cohort.simulate_training_exam", broken)
-    with pytest.raises(OsteosapError, match="exam_000004: no body"):
-        simulate_cohort([coarse(4)], tmp_path)
+    with pytest.raises(OsteosapError, match=r"1 of 2 exams failed: men/all/subject_000004_a: no b"):
+        simulate_cohort(cohort(group("men", 4, 2)), tmp_path)
+    assert read_exam(tmp_path / "men" / "all" / "subject_000005_a").lesions is not None
     assert not (tmp_path / "cohort.json").exists()
+
+
+def test_a_cohort_of_studies_holds_dicom_and_truth(tmp_path):
+    config = CohortConfig.from_mapping(
+        {"form": "studies", "groups": [group("men", 4, sites=["c"])], "simulation": COARSE}
+    )
+    (exam,), made = simulate_cohort(config, tmp_path)
+    assert made == 1
+    names = sorted(p.name for p in (tmp_path / exam.folder).iterdir())
+    assert names == ["dicom", "exam.json", "truth"]
+    assert simulate_cohort(config, tmp_path)[1] == 0
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "configs").glob("cohort_*.yaml")), ids=lambda p: p.stem
+)
+def test_every_cohort_file_can_be_planned(path):
+    config = CohortConfig.from_yaml(path)
+    plan = plan_cohort(config)
+    assert len({exam.folder for exam, _ in plan}) == len(plan) > 0
+
+
+def test_a_patient_over_time_has_a_course_with_every_lesion(tmp_path):
+    config = coarse(6, lesions=8).model_copy(update={"timepoints": 3, "profile": "mixed response"})
+    simulate_patient_to_folder(config, tmp_path, formats=["nifti"])
+    rows = list(csv.DictReader((tmp_path / "course.csv").read_text().splitlines()))
+    numbers = {row["lesion_id"] for row in rows}
+    assert len(rows) == 3 * len(numbers) >= 3 * 6
+    for time in range(3):
+        truth = json.loads((tmp_path / f"time_{time}" / "truth" / "truth.json").read_text())
+        maps = read_nifti(tmp_path / f"time_{time}" / "truth" / "lesions.nii.gz", channel="lesions")
+        counts = np.bincount(maps.array.astype(int).ravel())
+        known = {str(one["id"]): one for one in truth["lesions"]}
+        for row in (row for row in rows if row["timepoint"] == str(time)):
+            assert (row["present"] == "True") == (row["lesion_id"] in known)
+            if row["present"] == "True":
+                volume = counts[int(row["lesion_id"])] * maps.grid.voxel_volume_ml
+                assert float(row["volume_ml"]) == pytest.approx(volume, abs=1e-3)
+    first = [row for row in rows if row["timepoint"] == "0" and row["present"] == "True"]
+    assert {row["volume_change_percent"] for row in first} == {"0.0"}
 
 
 def files_in(folder):
@@ -158,18 +289,18 @@ def test_what_was_put_into_a_simulated_study_is_not_deleted(tmp_path):
 
 
 def test_a_cohort_does_not_replace_an_exam_that_is_not_its_own(tmp_path):
-    mine = tmp_path / "exam_000004" / "t1.nii.gz"
-    mine.parent.mkdir()
+    mine = tmp_path / "men" / "all" / "subject_000004_a" / "t1.nii.gz"
+    mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(OutputError, match=r"exam_000004: .*t1\.nii\.gz"):
-        simulate_cohort([coarse(4)], tmp_path)
+    with pytest.raises(OutputError, match=r"subject_000004_a: .*t1\.nii\.gz"):
+        simulate_cohort(cohort(group("men", 4)), tmp_path)
     assert mine.read_text() == "mine"
 
 
 def test_a_cohort_does_not_replace_a_foreign_cohort_json(tmp_path):
     (tmp_path / "cohort.json").write_text('{"patients": 40}')
     with pytest.raises(OutputError, match=r"cohort\.json"):
-        simulate_cohort([coarse(4)], tmp_path)
+        simulate_cohort(cohort(group("men", 4)), tmp_path)
     assert files_in(tmp_path) == {"cohort.json"}
 
 
@@ -203,7 +334,7 @@ def test_workers_start_with_one_thread_each_and_the_parent_keeps_its_own(tmp_pat
         def submit(self, function, *arguments):
             seen.append({name: os.environ.get(name) for name in _THREADS})
             future = Future()
-            future.set_result(CohortEntry("x", arguments[0].seed, "", 0.0, made_now=True))
+            future.set_result(arguments[0].seed > 0)
             return future
 
         def shutdown(self, **_options):
@@ -212,7 +343,7 @@ def test_workers_start_with_one_thread_each_and_the_parent_keeps_its_own(tmp_pat
     monkeypatch.setattr("osteosap.cohort.ProcessPoolExecutor", Pool)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    simulate_cohort([coarse(1), coarse(2)], tmp_path, processes=2)
+    simulate_cohort(cohort(group("men", 1, 2)), tmp_path, processes=2)
     assert len(seen) == 2
     assert all(set(values.values()) == {"1"} for values in seen)
     assert os.environ["OMP_NUM_THREADS"] == "5"
@@ -220,10 +351,11 @@ def test_workers_start_with_one_thread_each_and_the_parent_keeps_its_own(tmp_pat
 
 
 @pytest.mark.server
-def test_a_simulated_study_is_valid_dicom_for_an_independent_validator(tmp_path):
+@pytest.mark.parametrize("site", list(SITES))
+def test_a_simulated_study_of_every_site_is_valid_for_an_independent_validator(tmp_path, site):
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy (dicom3tools) is not installed")
-    simulate_to_folder(coarse(7), tmp_path / "study", formats=("dicom",))
+    simulate_to_folder(coarse(7, site=site), tmp_path / "study", formats=("dicom",))
     files = sorted((tmp_path / "study" / "dicom").rglob("*.dcm"))
     assert len(files) > 100
     for path in files[::12]:

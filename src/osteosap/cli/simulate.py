@@ -25,59 +25,147 @@ class Format(StrEnum):
     NIFTI = "nifti"
 
 
+class Site(StrEnum):
+    """Virtual sites."""
+
+    A = "a"
+    B = "b"
+    C = "c"
+
+
+class Profile(StrEnum):
+    """How a patient does over time."""
+
+    RESPONSE = "response"
+    STABLE = "stable disease"
+    PROGRESSION = "progression"
+    MIXED = "mixed response"
+
+
 _OUT = Annotated[Path, typer.Option("--out", help="Output folder; made if absent.")]
 _CONFIG = Annotated[
     Path | None, typer.Option("--config", help="Settings of the simulation (YAML).")
+]
+
+_SEED = Annotated[int | None, typer.Option("--seed", min=0, help="Another seed, another person.")]
+_LESIONS = Annotated[
+    int | None, typer.Option("--lesions", min=0, help="How many; 0 is a healthy person.")
+]
+_SPACING = Annotated[
+    float | None, typer.Option("--spacing", min=1.0, help="Voxel edge of the truth in mm.")
+]
+_SITE = Annotated[Site | None, typer.Option("--site", help="Virtual site that scans.")]
+_ANATOMY = Annotated[
+    Path | None, typer.Option("--anatomy", help="Label map (NIfTI) that becomes the person.")
+]
+_LEGEND = Annotated[Path | None, typer.Option("--legend", help="Names of its labels (JSON).")]
+_FORMATS = Annotated[
+    list[Format] | None, typer.Option("--format", help="Repeat for several; all by default.")
 ]
 
 
 @app.command()
 def exam(
     out: _OUT,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Another seed, another man.")
-    ] = None,
-    lesions: Annotated[
-        int | None, typer.Option("--lesions", min=0, help="How many; 0 is a healthy man.")
-    ] = None,
-    spacing: Annotated[
-        float | None, typer.Option("--spacing", min=1.0, help="Voxel edge of the truth in mm.")
-    ] = None,
+    seed: _SEED = None,
+    lesions: _LESIONS = None,
+    spacing: _SPACING = None,
+    site: _SITE = None,
+    anatomy: _ANATOMY = None,
+    legend: _LEGEND = None,
     config: _CONFIG = None,
-    formats: Annotated[
-        list[Format] | None, typer.Option("--format", help="Repeat for several; all by default.")
-    ] = None,
+    formats: _FORMATS = None,
 ) -> None:
     """One examination: DICOM study, NIfTI exam and truth."""
     from osteosap.cli.console import progress_bar, results
-    from osteosap.cohort import FORMATS, simulate_to_folder
+    from osteosap.simulated_study import FORMATS, simulate_to_folder
 
     chosen = tuple(item.value for item in formats) if formats else FORMATS
-    voxel = None if spacing is None else (spacing, spacing, spacing)
-    settings = _settings(config, seed=seed, lesions=lesions, body_spacing_mm=voxel)
+    settings = _settings(
+        config,
+        seed=seed,
+        lesions=lesions,
+        body_spacing_mm=_voxel(spacing),
+        site=site.value if site else None,
+        anatomy=_anatomy(anatomy, legend),
+    )
     with progress_bar() as progress:
         simulate_to_folder(settings, out, formats=chosen, progress=progress)
     results.print(f"simulated examination of seed {settings.seed}: {out}", markup=False)
 
 
 @app.command()
-def cohort(
+def patient(
     out: _OUT,
-    count: Annotated[int, typer.Option("--count", min=1, help="How many exams.")],
-    first_seed: Annotated[int | None, typer.Option("--first-seed", min=0)] = None,
+    timepoints: Annotated[
+        int, typer.Option("--timepoints", min=2, help="Examinations over time.")
+    ] = 3,
+    profile: Annotated[
+        Profile | None, typer.Option("--profile", help="How the patient does; drawn if left out.")
+    ] = None,
+    seed: _SEED = None,
+    lesions: _LESIONS = None,
+    spacing: _SPACING = None,
     config: _CONFIG = None,
-    processes: Annotated[int, typer.Option("--processes", min=1)] = 1,
+    formats: _FORMATS = None,
 ) -> None:
-    """Exams for training, preprocessed as the main job does it; finished ones are kept."""
+    """One patient over time: an examination each time, and the course of every lesion."""
     from osteosap.cli.console import progress_bar, results
-    from osteosap.cohort import simulate_cohort
+    from osteosap.simulated_study import FORMATS, simulate_patient_to_folder
 
-    first = _settings(config, seed=first_seed).seed
-    configs = [_settings(config, seed=seed) for seed in range(first, first + count)]
+    chosen = tuple(item.value for item in formats) if formats else FORMATS
+    settings = _settings(
+        config,
+        seed=seed,
+        lesions=lesions,
+        body_spacing_mm=_voxel(spacing),
+        timepoints=timepoints,
+        profile=profile.value if profile else None,
+    )
     with progress_bar() as progress:
-        entries = simulate_cohort(configs, out, processes=processes, progress=progress)
-    made = sum(entry.made_now for entry in entries)
-    results.print(f"{len(entries)} exams in {out}, {made} of them made now", markup=False)
+        simulate_patient_to_folder(settings, out, formats=chosen, progress=progress)
+    results.print(
+        f"simulated patient of seed {settings.seed} at {timepoints} time points: {out}",
+        markup=False,
+    )
+
+
+@app.command()
+def cohort(
+    config: Annotated[Path, typer.Argument(help="Who and how (YAML).", metavar="CONFIG")],
+    out: _OUT,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Exams at the same time, 3 GB each.")
+    ] = 1,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be made, and make nothing.")
+    ] = False,
+) -> None:
+    """People in groups, at sites and time points, split by person; finished exams are kept."""
+    from osteosap.cli.console import progress_bar, results
+    from osteosap.cohort import CohortConfig, plan_cohort, simulate_cohort
+
+    settings = CohortConfig.from_yaml(config)
+    if plan:
+        for exam, _ in plan_cohort(settings):
+            results.print(f"{exam.folder}: {exam.n_lesions} lesions", markup=False)
+        return
+    with progress_bar() as progress:
+        exams, made = simulate_cohort(settings, out, processes=processes, progress=progress)
+    results.print(f"{len(exams)} exams in {out}, {made} of them made now", markup=False)
+
+
+def _voxel(spacing: float | None) -> tuple[float, float, float] | None:
+    return None if spacing is None else (spacing, spacing, spacing)
+
+
+def _anatomy(labels: Path | None, legend: Path | None) -> dict[str, Path] | None:
+    """Both files or none of them."""
+    if labels is None and legend is None:
+        return None
+    if labels is None or legend is None:
+        raise typer.BadParameter("--anatomy and --legend go together")
+    return {"labels": labels, "legend": legend}
 
 
 def _settings(config: Path | None, **options: object) -> SimulationConfig:

@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["B_VALUE_TAGS", "SIEMENS_CREATOR", "read_b_value", "read_directionality"]
+__all__ = [
+    "B_VALUE_TAGS",
+    "GE_CREATOR",
+    "PHILIPS_CREATOR",
+    "SIEMENS_CREATOR",
+    "read_b_value",
+    "read_directionality",
+]
 
 SIEMENS_CREATOR = "SIEMENS MR HEADER"
+GE_CREATOR = "GEMS_PARM_01"
+PHILIPS_CREATOR = "Philips Imaging DD 001"
 _STANDARD_B = 0x00189087
 _STANDARD_DIRECTIONALITY = 0x00189075
 _BLOCKS = range(0x10, 0x14)
@@ -29,12 +38,12 @@ _SEQUENCE_NAME = re.compile(r"_b(\d+)(?![\d_])", re.IGNORECASE)
 
 _PRIVATE = (
     ("Siemens (0019,100C)", 0x0019, 0x0C, SIEMENS_CREATOR),
-    ("GE (0043,1039)", 0x0043, 0x39, "GEMS_PARM_01"),
-    ("Philips (2001,1003)", 0x2001, 0x03, "PHILIPS IMAGING DD 001"),
+    ("GE (0043,1039)", 0x0043, 0x39, GE_CREATOR),
+    ("Philips (2001,1003)", 0x2001, 0x03, PHILIPS_CREATOR),
 )
 _PRIVATE_DIRECTIONALITY = (
     (0x0019, 0x0D, SIEMENS_CREATOR),
-    (0x2001, 0x04, "PHILIPS IMAGING DD 001"),
+    (0x2001, 0x04, PHILIPS_CREATOR),
 )
 
 B_VALUE_TAGS: tuple[int, ...] = (
@@ -105,7 +114,7 @@ def _private_value(dataset: Dataset, group: int, element: int, creator: str) -> 
     """Value of a private element, wherever its creator reserved a block; None if absent."""
     for block in _BLOCKS:
         reserved = (group << 16) | block
-        if reserved in dataset and _text(dataset[reserved].value).upper() == creator:
+        if reserved in dataset and _text(dataset[reserved].value).upper() == creator.upper():
             tag = (group << 16) | (block << 8) | element
             return dataset[tag].value if tag in dataset else None
     return None

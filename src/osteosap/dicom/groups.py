@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from osteosap.dicom.headers import ImageHeader
 from osteosap.dicom.roles import SeriesPart, words_of
-from osteosap.dicom.stations import STATION_OVERLAP, Box, box_of, overlap_fraction
+from osteosap.dicom.stations import STATION_OVERLAP, Box, axes_of, box_of, overlap_fraction
 
 __all__ = [
     "ProtocolGroup",
@@ -264,4 +264,6 @@ def _normal(header: ImageHeader) -> npt.NDArray[np.float64]:
 
 
 def _coincide(one: SeriesPart, two: SeriesPart) -> bool:
-    return overlap_fraction(box_of(one.headers), box_of(two.headers)) > STATION_OVERLAP
+    axes = axes_of(one.headers)
+    boxes = (box_of(part.headers, axes=axes) for part in (one, two))
+    return overlap_fraction(*boxes) > STATION_OVERLAP

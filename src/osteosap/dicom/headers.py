@@ -68,7 +68,7 @@ _TABLE_POSITIONS = (0x00191014, 0x00191013)
 
 _TAGS = sorted({*(Tag(k) for k in _KEYWORDS), *B_VALUE_TAGS, *_TABLE_POSITIONS})
 SIMULATOR = "osteosap simulator"
-"""Manufacturer of the images that osteosap simulates."""
+"""Begins the manufacturer of the images that osteosap simulates; the dialect follows."""
 
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
@@ -300,7 +300,7 @@ def parse_header(dataset: Dataset, path: Path) -> ImageHeader | None:
         b_value_s_per_mm2=b_value,
         b_value_source=source,
         directionality=read_directionality(dataset),
-        simulated=_text(dataset, "Manufacturer") == SIMULATOR,
+        simulated=_text(dataset, "Manufacturer").startswith(SIMULATOR),
     )
 
 

@@ -12,7 +12,15 @@ import numpy.typing as npt
 from osteosap.dicom.headers import ImageHeader
 from osteosap.errors import StudyError
 
-__all__ = ["Box", "box_of", "check_spacing", "overlap_fraction", "positions_of", "split_stations"]
+__all__ = [
+    "Box",
+    "axes_of",
+    "box_of",
+    "check_spacing",
+    "overlap_fraction",
+    "positions_of",
+    "split_stations",
+]
 
 SAME_POSITION_MM = 0.05
 """Slices closer than this lie at one position."""
@@ -28,7 +36,7 @@ _LEAST_SLICES = 3
 
 @dataclass(frozen=True)
 class Box:
-    """Axis-aligned box in LPS mm."""
+    """Box in mm, its sides along the LPS axes or along other axes through the same origin."""
 
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
@@ -41,8 +49,8 @@ def positions_of(headers: Sequence[ImageHeader]) -> npt.NDArray[np.float64]:
     return np.asarray([h.position_lps_mm for h in headers], dtype=np.float64) @ normal
 
 
-def box_of(headers: Sequence[ImageHeader]) -> Box:
-    """Box around all pixel centres of the slices."""
+def box_of(headers: Sequence[ImageHeader], *, axes: npt.NDArray[np.float64] | None = None) -> Box:
+    """Box around all pixel centres of the slices, along LPS or the columns of ``axes`` (3, 3)."""
     corners = []
     for header in headers:
         origin = np.asarray(header.position_lps_mm)
@@ -50,12 +58,23 @@ def box_of(headers: Sequence[ImageHeader]) -> Box:
         across = orientation[:3] * header.pixel_spacing_mm[1] * (header.columns - 1)
         down = orientation[3:] * header.pixel_spacing_mm[0] * (header.rows - 1)
         corners += [origin, origin + across, origin + down, origin + across + down]
-    points = np.asarray(corners)
+    points = np.asarray(corners) if axes is None else np.asarray(corners) @ axes
     return Box(points.min(axis=0), points.max(axis=0))
 
 
+def axes_of(headers: Sequence[ImageHeader]) -> npt.NDArray[np.float64]:
+    """Columns: along the rows, down the columns, along the slice normal; unit vectors in LPS."""
+    orientation = np.asarray(headers[0].orientation_lps, dtype=np.float64)
+    right, down = orientation[:3], orientation[3:]
+    return np.column_stack((right, down, np.cross(right, down)))
+
+
 def overlap_fraction(first: Box, second: Box) -> float:
-    """Shared volume over the smaller box's volume, in 0..1."""
+    """Shared volume over the smaller box's volume, in 0..1; both boxes along the same axes.
+
+    Boxes along LPS around oblique neighbours overlap much more than the neighbours do: take the
+    axes of one of them (:func:`axes_of`).
+    """
     shared = np.minimum(first.high, second.high) - np.maximum(first.low, second.low)
     smaller = min(float(np.prod(np.maximum(b.high - b.low, 1e-3))) for b in (first, second))
     return float(np.prod(np.maximum(shared, 0.0))) / smaller
@@ -179,7 +198,8 @@ def _are_stations(parts: Sequence[Slices]) -> bool:
     """Whether parts lie beside one another, with little overlap."""
     if len(parts) < 2:
         return False
-    boxes = [box_of(p) for p in parts]
+    axes = axes_of(parts[0])
+    boxes = [box_of(p, axes=axes) for p in parts]
     return all(
         overlap_fraction(a, b) <= STATION_OVERLAP
         for i, a in enumerate(boxes)

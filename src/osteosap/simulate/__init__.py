@@ -3,8 +3,24 @@
 Everything here is simulated and must be called so wherever it is shown.
 """
 
-from osteosap.simulate.exam import SimulatedExam, SimulationConfig, simulate_exam
-from osteosap.simulate.scanner import ScannerConfig
+from osteosap.simulate.exam import (
+    AnatomySource,
+    SimulatedExam,
+    SimulationConfig,
+    planned_lesions,
+    simulate_exam,
+    simulate_scene,
+)
+from osteosap.simulate.protocol import ScannerConfig
 from osteosap.simulate.signals import SequenceConfig
 
-__all__ = ["ScannerConfig", "SequenceConfig", "SimulatedExam", "SimulationConfig", "simulate_exam"]
+__all__ = [
+    "AnatomySource",
+    "ScannerConfig",
+    "SequenceConfig",
+    "SimulatedExam",
+    "SimulationConfig",
+    "planned_lesions",
+    "simulate_exam",
+    "simulate_scene",
+]

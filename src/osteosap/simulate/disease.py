@@ -1,12 +1,8 @@
-"""Lesions and their look-alikes: where they sit, how large they are, what they are made of.
-
-Volumes are log-normal with a median of 0.5 mL and about a quarter of at least 1 mL, as in the
-paper (Wuts et al. 2026). The weights of the sites are ours; their order follows metastatic prostate
-cancer, in which the spine comes first (Bubendorf et al. 2000, Hum Pathol 31:578).
-"""
+"""Disease of one person at one time: metastases and benign look-alikes, as maps and as tables."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,36 +10,51 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from osteosap.simulate.body import Body
-from osteosap.simulate.shapes import Canvas, Ellipsoid, Field
+from osteosap.simulate.lesion_plan import LesionPlan
+from osteosap.simulate.lesions import PlacedLesion, find_places, place_lesion
+from osteosap.simulate.lookalikes import BenignTruth, paint_lookalikes
+from osteosap.simulate.shapes import Field
 from osteosap.simulate.tissue import T
 
-__all__ = ["LESION_SIGMA", "SITE_WEIGHTS", "Disease", "LesionTruth", "paint_disease"]
+__all__ = ["Disease", "LesionTruth", "paint_diffuse", "paint_disease"]
 
-MEDIAN_LESION_ML = 0.5
-LESION_SIGMA = 1.03  # log-normal: P(V >= 1 mL) = 0.25 with a median of 0.5 mL
-
-SITE_WEIGHTS = {
-    "spine": 0.45, "pelvis": 0.28, "femur": 0.08, "rib": 0.08, "sternum": 0.03,
-    "humerus": 0.03, "scapula": 0.03, "clavicle": 0.01, "skull": 0.01,
-}  # fmt: skip
-LOOKALIKE_SITES = {"spine": 0.6, "pelvis": 0.25, "femur": 0.15}
-LOOKALIKES = {
-    T.HAEMANGIOMA: 1.2,
-    T.BONE_ISLAND: 1.0,
-    T.RED_PATCH: 1.5,
-    T.ENDPLATE_OEDEMA: 1.5,
-}  # mean number a person
+_DIFFUSE_SITES = ("spine", "pelvis", "rib", "sternum", "femur", "humerus", "scapula", "clavicle")
 
 
 @dataclass(frozen=True)
 class LesionTruth:
-    """What is known of one lesion: instance id, bone, volume (mL), centre (mm), ADC (um2/s)."""
+    """What is known of one lesion in one examination.
+
+    Parameters
+    ----------
+    id
+        Instance id in the lesion map; the same over all time points.
+    bone, site
+        Where: "T7", "spine".
+    state
+        "viable", "treated", "sclerotic", "mixed" or "diffuse".
+    course
+        What it does over time: "responding", "stable", "progressing", "new", "vanished".
+    volume_ml
+        Sum of its voxels.
+    centre_mm
+        Mean of its voxels, RAS mm on the body's grid.
+    adc_um2_per_s
+        Median of the noise-free ADC map over its voxels.
+    infiltration, mineral
+        Share of marrow replaced, share of matrix without signal, both at the core (0-1).
+    """
 
     id: int
     bone: str
+    site: str
+    state: str
+    course: str
     volume_ml: float
     centre_mm: tuple[float, float, float]
     adc_um2_per_s: float
+    infiltration: float
+    mineral: float
 
 
 @dataclass(frozen=True)
@@ -58,153 +69,160 @@ class Disease:
         float32 (I, J, K): share of marrow replaced by tumour, 0-1, inside lesions.
     adc_um2_per_s
         float32 (I, J, K): ADC of the tumour inside lesions.
+    mineral
+        float32 (I, J, K): share of sclerotic matrix without signal, 0-1, inside lesions.
     truth
-        One entry a lesion.
+        One entry a lesion that is there.
+    benign
+        One entry a benign finding.
     """
 
     lesions: npt.NDArray[np.int32]
     infiltration: Field
     adc_um2_per_s: Field
-    truth: tuple[LesionTruth, ...]
-
-
-@dataclass(frozen=True)
-class _Scene:
-    """What painting disease needs: grid, person, marrow by bone, rough field, randomness."""
-
-    canvas: Canvas
-    body: Body
-    places: dict[int, npt.NDArray[np.int64]]
-    noise: Field
-    rng: np.random.Generator
+    mineral: Field
+    truth: tuple[LesionTruth, ...] = ()
+    benign: tuple[BenignTruth, ...] = ()
 
 
 def paint_disease(
-    canvas: Canvas, body: Body, *, noise: Field, n_lesions: int, rng: np.random.Generator
+    body: Body,
+    plans: Sequence[LesionPlan],
+    *,
+    timepoint: int,
+    noise: Field,
+    seed: tuple[int, ...],
+    lookalikes: float = 1.0,
 ) -> Disease:
-    """Paint benign look-alikes and lesions into the body's tissue map.
+    """Paint look-alikes and the lesions of one time point; ``body.tissue`` changes in place.
 
     Parameters
     ----------
-    canvas, body
-        Grid and person; ``body.tissue`` changes in place.
+    body
+        The person.
+    plans
+        What was drawn; a lesion that no bone can hold is left out.
+    timepoint
+        Which value of the plans' tuples, from 0.
     noise
-        Smooth unit-variance field that makes outlines irregular.
-    n_lesions
-        Lesions to place; 0 for a healthy person. Fewer appear if bones fall out of the grid.
-    rng
-        Source of sites, sizes, contrasts.
+        Smooth unit-variance field (I, J, K).
+    seed
+        Of the look-alikes.
+    lookalikes
+        Factor of their mean numbers.
     """
-    scene = _Scene(canvas, body, _places(body), noise, rng)
-    for tissue, mean in LOOKALIKES.items():
-        for _ in range(int(rng.poisson(mean))):
-            radius = float(np.clip(rng.lognormal(np.log(5.0), 0.35), 2.5, 11.0))
-            _paint_lookalike(scene, tissue, radius_mm=radius)
-    shape = body.grid.shape
-    disease = Disease(
-        lesions=np.zeros(shape, np.int32),
-        infiltration=np.zeros(shape, np.float32),
-        adc_um2_per_s=np.zeros(shape, np.float32),
-        truth=(),
-    )
-    truth: list[LesionTruth] = []
-    for _ in range(4 * n_lesions):
-        if len(truth) == n_lesions:
-            break
-        volume = MEDIAN_LESION_ML * float(np.exp(rng.normal(0, LESION_SIGMA)))
-        target_ml = float(np.clip(volume, 0.05, 40.0))
-        found = _paint_lesion(scene, disease, target_ml=target_ml, instance=len(truth) + 1)
+    places = find_places(body)
+    placed: list[PlacedLesion] = []
+    taken = np.zeros(body.grid.shape, dtype=bool)
+    for plan in sorted(plans, key=lambda p: (-p.largest_ml, p.id)):  # large ones need the room
+        found = place_lesion(body, plan, places=places, taken=taken, noise=noise)
         if found is not None:
-            truth.append(found)
-    return Disease(disease.lesions, disease.infiltration, disease.adc_um2_per_s, tuple(truth))
-
-
-def _places(body: Body) -> dict[int, npt.NDArray[np.int64]]:
-    """Voxel indices (N, 3) of the marrow of each bone that lies in the grid."""
-    index = np.argwhere(body.tissue == T.MARROW)
-    bone = body.bone[tuple(index.T)]
-    order = np.argsort(bone, kind="stable")
-    ids, starts = np.unique(bone[order], return_index=True)
-    parts = np.split(index[order], starts[1:])
-    return {int(i) - 1: part for i, part in zip(ids, parts, strict=True)}
-
-
-def _draw_place(scene: _Scene, weights: dict[str, float]) -> tuple[int, npt.NDArray[np.int64]]:
-    """Bone index and marrow voxel (3,): site first, then by marrow volume within the site."""
-    places, rng = scene.places, scene.rng
-    by_site: dict[str, list[int]] = {}
-    for index in places:
-        by_site.setdefault(scene.body.bones[index].site, []).append(index)
-    sites = [s for s in weights if s in by_site]
-    chance = np.array([weights[s] for s in sites])
-    site = sites[int(rng.choice(len(sites), p=chance / chance.sum()))]
-    sizes = np.array([len(places[i]) for i in by_site[site]], dtype=float)
-    bone = by_site[site][int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
-    # position by rank, so that the draw hardly depends on the spacing
-    part = places[bone]
-    return bone, part[int(rng.uniform() * len(part))]
-
-
-def _blob(
-    scene: _Scene, voxel: npt.NDArray[np.int64], radius: float
-) -> tuple[tuple[slice, slice, slice], Field]:
-    """Box and signed distance (mm) of a randomly stretched and turned ellipsoid."""
-    affine, rng = scene.body.grid.affine, scene.rng
-    centre = affine[:3, :3] @ voxel + affine[:3, 3]
-    stretch = np.exp(rng.normal(0, 0.22, 3))
-    stretch /= np.prod(stretch) ** (1 / 3)
-    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    shape = Ellipsoid(centre, radius * stretch, rotation)
-    return scene.canvas.distance([shape], margin=4.0 + radius / 3)
-
-
-def _paint_lookalike(scene: _Scene, tissue: T, *, radius_mm: float) -> None:
-    _, voxel = _draw_place(scene, LOOKALIKE_SITES)
-    box, distance = _blob(scene, voxel, radius_mm)
-    target = scene.body.tissue[box]
-    target[(distance < 0) & (target == T.MARROW)] = tissue
+            placed.append(found)
+    benign = paint_lookalikes(
+        body, places=places, taken=taken, noise=noise, seed=seed, rate=lookalikes
+    )
+    shape = body.grid.shape
+    lesions = np.zeros(shape, np.int32)
+    fields = [np.zeros(shape, np.float32) for _ in range(3)]
+    maps = (lesions, fields[0], fields[1], fields[2])
+    painted = [
+        _paint_lesion(body, one, timepoint=timepoint, maps=maps, noise=noise)
+        for one in sorted(placed, key=lambda p: p.plan.id)
+    ]
+    return Disease(*maps, tuple(t for t in painted if t is not None), benign)
 
 
 def _paint_lesion(
-    scene: _Scene, disease: Disease, *, target_ml: float, instance: int
+    body: Body,
+    placed: PlacedLesion,
+    *,
+    timepoint: int,
+    maps: tuple[npt.NDArray[np.int32], Field, Field, Field],
+    noise: Field,
 ) -> LesionTruth | None:
-    """Paint one lesion of a volume; None where the drawn place cannot hold it."""
-    body, rng = scene.body, scene.rng
-    bone, voxel = _draw_place(scene, SITE_WEIGHTS)
-    radius = float((target_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3))
-    box, distance = _blob(scene, voxel, radius * 1.25)
-    strength, adc = rng.uniform(0.65, 1.0), float(np.clip(rng.normal(950, 170), 550, 1500))
-    breaks_out = bool(rng.uniform() < 0.15)
-    distance = distance + np.float32(0.18 * radius) * scene.noise[box]
-    allowed = body.bone[box] == bone + 1
-    if breaks_out:
-        allowed |= np.isin(body.tissue[box], (T.MUSCLE, T.FAT)) & (distance < -0.25 * radius)
-    allowed &= ~_near_other(disease.lesions[box])
-    # The bone's outline cuts the blob: choose the level that gives the wanted volume.
-    level = np.sort(distance[allowed])
-    wanted = round(target_ml / body.grid.voxel_volume_ml)
-    if wanted < 1 or level.size < wanted:
+    """Paint the part of a lesion that is there at a time point; None where nothing is."""
+    plan = placed.plan
+    count = placed.count_at(timepoint, body.grid.voxel_volume_ml)
+    if not count:
         return None
-    cut = min(float(level[wanted - 1]), 0.35 * radius + 1.0)
-    inside = allowed & (distance <= cut)
-    if not inside.any():
-        return None
-    body.tissue[box][inside] = T.LESION
-    disease.lesions[box][inside] = instance
-    edge = np.clip((cut - distance) / 2.0 + 0.6, 0.3, 1.0)
-    disease.infiltration[box][inside] = (np.float32(strength) * edge)[inside]
-    disease.adc_um2_per_s[box][inside] = adc
-    middle = (np.argwhere(inside) + [s.start for s in box]).mean(0)
-    centre = body.grid.affine[:3, :3] @ middle + body.grid.affine[:3, 3]
+    where = tuple(placed.voxels[:count].T)
+    depth = placed.distance_mm[count - 1] - placed.distance_mm[:count]
+    edge = np.clip(depth / 2.0 + 0.6, 0.3, 1.0)
+    mineral = np.full(count, plan.mineral[timepoint], np.float32)
+    if plan.state == "mixed":  # half of it sclerotic, half viable
+        pattern = noise[where] - np.median(noise[where])
+        mineral *= np.clip(0.5 + 2.0 * pattern / max(float(pattern.std()), 1e-3), 0.0, 1.0)
+    lesions, infiltration, adc, matrix = maps
+    body.tissue[where] = T.LESION
+    lesions[where] = plan.id
+    infiltration[where] = np.float32(plan.infiltration[timepoint]) * edge
+    adc[where] = plan.adc_um2_per_s[timepoint]
+    matrix[where] = mineral * edge
+    centre = body.grid.affine[:3, :3] @ placed.voxels[:count].mean(axis=0)
+    centre += body.grid.affine[:3, 3]
     return LesionTruth(
-        id=instance,
-        bone=body.bones[bone].name,
-        volume_ml=float(inside.sum() * body.grid.voxel_volume_ml),
+        id=plan.id,
+        bone=body.bones[placed.bone].name,
+        site=plan.site,
+        state=plan.state,
+        course=plan.course,
+        volume_ml=count * body.grid.voxel_volume_ml,
         centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
-        adc_um2_per_s=adc,
+        adc_um2_per_s=plan.adc_um2_per_s[timepoint],
+        infiltration=plan.infiltration[timepoint],
+        mineral=plan.mineral[timepoint],
     )
 
 
-def _near_other(lesions: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-    """Voxels of other lesions and their neighbours: instances never touch."""
-    return np.asarray(ndimage.binary_dilation(lesions > 0, np.ones((3, 3, 3), bool)))
+def paint_diffuse(body: Body, *, noise: Field, rng: np.random.Generator) -> Disease:
+    """Paint diffuse infiltration of red marrow: patchy, most of the axial skeleton.
+
+    Every connected part of at least 0.05 mL is one entry of the truth.
+
+    Parameters
+    ----------
+    body
+        The person; ``body.tissue`` changes in place.
+    noise
+        Smooth unit-variance field (I, J, K).
+    rng
+        Source of extent and composition.
+    """
+    red = np.isin(body.tissue, (T.MARROW, T.RED_PATCH)) & (body.marrow_fat < 0.72)
+    site_ok = np.array([False, *(b.site in _DIFFUSE_SITES for b in body.bones)])
+    inside = red & site_ok[body.bone] & (noise > rng.uniform(-1.2, 0.0))
+    labels, _ = ndimage.label(inside, np.ones((3, 3, 3), bool))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    keep = np.flatnonzero(sizes * body.grid.voxel_volume_ml >= 0.05)
+    renumber = np.zeros(len(sizes), np.int32)
+    renumber[keep] = np.arange(1, len(keep) + 1)
+    lesions = renumber[labels]
+    tumour = lesions > 0
+    strength, adc = float(rng.uniform(0.6, 0.95)), float(np.clip(rng.normal(850, 120), 600, 1200))
+    body.tissue[tumour] = T.LESION
+    zeros = np.zeros(body.grid.shape, np.float32)
+    infiltration, map_of_adc = zeros.copy(), zeros.copy()
+    infiltration[tumour] = strength
+    map_of_adc[tumour] = adc
+    truth = []
+    for number, box in enumerate(ndimage.find_objects(lesions), start=1):
+        mask = lesions[box] == number
+        bone = int(np.bincount(body.bone[box][mask]).argmax()) - 1
+        middle = np.argwhere(mask).mean(axis=0) + [s.start for s in box]
+        centre = body.grid.affine[:3, :3] @ middle + body.grid.affine[:3, 3]
+        truth.append(
+            LesionTruth(
+                id=number,
+                bone=body.bones[bone].name,
+                site=body.bones[bone].site,
+                state="diffuse",
+                course="stable",
+                volume_ml=float(mask.sum() * body.grid.voxel_volume_ml),
+                centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
+                adc_um2_per_s=adc,
+                infiltration=strength,
+                mineral=0.0,
+            )
+        )
+    return Disease(lesions, infiltration, map_of_adc, zeros, tuple(truth))

@@ -14,22 +14,29 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from osteosap.geometry import Grid
+from osteosap.geometry import Grid, make_affine
 
 __all__ = [
     "Box",
+    "Boxes",
     "Canvas",
     "Ellipsoid",
     "EllipticCylinder",
+    "Field",
+    "Lattice",
     "NoiseField",
+    "Points",
     "RoundCone",
     "Shape",
     "Triangle",
     "chain",
+    "overlap",
+    "smooth_min",
 ]
 
 Points = npt.NDArray[np.float64]
 Field = npt.NDArray[np.float32]
+Boxes = tuple[slice, slice, slice]
 FAR_MM = np.float32(1e3)
 
 
@@ -218,9 +225,18 @@ class Canvas:
         return x[:, None, None], y[None, :, None], z[None, None, :]
 
     def distance(
-        self, shapes: Sequence[Shape], *, margin: float = 3.0
+        self, shapes: Sequence[Shape], *, margin: float = 3.0, blend: float = 0.0
     ) -> tuple[tuple[slice, slice, slice], Field]:
         """Signed distance to the union of shapes inside its bounding box.
+
+        Parameters
+        ----------
+        shapes
+            What to unite.
+        margin
+            Width (mm) around each shape in which the distance is computed.
+        blend
+            Radius (mm) of the fillet where shapes meet; 0 leaves edges sharp.
 
         Returns
         -------
@@ -239,8 +255,64 @@ class Canvas:
             )
             if any(s.stop <= s.start for s in inner):
                 continue
-            np.minimum(out[inner], shape.distance(*self.mesh(part)), out=out[inner])
+            near = shape.distance(*self.mesh(part))
+            out[inner] = (
+                smooth_min(out[inner], near, blend) if blend else np.minimum(out[inner], near)
+            )
         return box, out
+
+
+def overlap(a: Boxes, b: Boxes) -> tuple[Boxes, Boxes]:
+    """Slices of the common part of two boxes, within the first and within the second."""
+    first = [max(p.start, q.start) for p, q in zip(a, b, strict=True)]
+    last = [max(min(p.stop, q.stop), f) for p, q, f in zip(a, b, first, strict=True)]
+    own = [slice(f - p.start, t - p.start) for f, t, p in zip(first, last, a, strict=True)]
+    other = [slice(f - q.start, t - q.start) for f, t, q in zip(first, last, b, strict=True)]
+    return (own[0], own[1], own[2]), (other[0], other[1], other[2])
+
+
+def smooth_min(a: Field, b: Field, blend: float) -> Field:
+    """Minimum of two distances (mm) with a fillet of radius ``blend`` mm."""
+    k = np.float32(blend)
+    h = np.maximum(k - np.abs(a - b), 0)
+    return np.asarray(np.minimum(a, b) - h * h / (4 * k), dtype=np.float32)
+
+
+class Lattice:
+    """Samples of a smooth field on a coarse lattice fixed in space, read at any spacing.
+
+    Parameters
+    ----------
+    lo, hi
+        Corners (mm) of the region.
+    step_mm
+        Distance of lattice points.
+    """
+
+    def __init__(self, lo: Points, hi: Points, step_mm: float) -> None:
+        n = np.ceil((np.asarray(hi) - lo) / step_mm).astype(int) + 1
+        self.canvas = Canvas(
+            Grid(
+                (int(n[0]), int(n[1]), int(n[2])),
+                make_affine((step_mm,) * 3, (float(lo[0]), float(lo[1]), float(lo[2]))),
+            )
+        )
+        self.values = np.full(self.canvas.grid.shape, FAR_MM, dtype=np.float32)
+
+    def on(self, axes: Sequence[npt.NDArray[np.float32]]) -> Field:
+        """Trilinear values on the lattice spanned by three coordinate vectors (mm)."""
+        out = self.values
+        for d in (2, 0, 1):  # rows first: later steps copy whole rows
+            own = self.canvas.axes[d]
+            at = np.clip((axes[d] - own[0]) / (own[1] - own[0]), 0, len(own) - 1.001)
+            low = at.astype(int)
+            t = (at - low).astype(np.float32).reshape([-1 if k == d else 1 for k in range(3)])
+            below, above = np.take(out, low, axis=d), np.take(out, low + 1, axis=d)
+            above -= below
+            above *= t
+            above += below
+            out = above
+        return out
 
 
 class NoiseField:

@@ -1,10 +1,10 @@
 """Tissues: ids of the tissue map and their MR parameters, with sources.
 
 Values are at 1.5 T. Relaxation: [1] and [2]. ADC: within 13 % of the medians that [3] collected for
-liver, kidney, pancreas, spleen, gallbladder and prostate; marrow and metastases after [4]
-(metastases 1054 +- 456, cut-off to normal marrow 655 um2/s). A tissue without a reference takes
-the nearest listed one; those numbers, proton densities and spreads are ours. Water and fat are
-separate pools; ``fat_fraction`` is the fat pool's share.
+liver, kidney, pancreas, spleen, gallbladder and prostate; marrow after [5]; haemangioma and active
+metastases after [7], which lie below the 1054 +- 456 of [4] (myeloma and treated ones included). A
+tissue without a reference takes the nearest listed one; those numbers, proton densities and spreads
+are ours. Water and fat are separate pools; ``fat_fraction`` is the fat pool's share.
 
 References
 ----------
@@ -12,6 +12,9 @@ References
 .. [2] Stanisz et al. 2005, Magn Reson Med 54:507 (doi 10.1002/mrm.20605).
 .. [3] Jafar, Parsai, Miquel 2016, World J Radiol 8:21 (doi 10.4329/wjr.v8.i1.21).
 .. [4] Messiou et al. 2011, Eur Radiol 21:1713 (doi 10.1007/s00330-011-2116-4).
+.. [5] Colombo et al. 2021: 100 healthy people, see ``benchmarks/realism_sources.yaml``.
+.. [6] Traeber et al. 1996, J Magn Reson Imaging (doi 10.1002/jmri.1880060318).
+.. [7] Winfield et al. 2018, Eur Radiol (doi 10.1007/s00330-017-5079-2).
 """
 
 from __future__ import annotations
@@ -101,18 +104,18 @@ TISSUES: tuple[Tissue, ...] = (
     Tissue(T.AIR, 0.0, 1000, 50, 0),
     Tissue(T.SKIN, 0.55, 900, 30, 1000, 0.1),
     Tissue(T.FAT, 0.95, 900, 35, 1200, 0.93),
-    Tissue(T.MUSCLE, 0.90, 900, 36, 1500, 0.04),  # T1 856 [1], 1008 [2]; T2 27 [1], 44 [2]
+    Tissue(T.MUSCLE, 0.90, 900, 31, 1500, 0.04),  # T1 856 [1], 1008 [2]; T2 27 [1], 44 [2]
     Tissue(T.CORTEX, 0.06, 400, 5, 300),
-    Tissue(T.MARROW, 0.85, 900, 45, 500, 0.45),  # fat fraction is set per voxel
+    Tissue(T.MARROW, 0.85, 900, 45, 440, 0.45),  # [5]; fat fraction is set per voxel
     Tissue(T.CARTILAGE, 0.70, 1024, 30, 1400),
     Tissue(T.DISC, 0.80, 1100, 70, 1750),
     Tissue(T.CSF, 1.00, 4000, 1500, 3000),
     Tissue(T.CORD, 0.80, 745, 74, 950),  # [2]
-    Tissue(T.BRAIN_WHITE, 0.70, 884, 72, 750),  # [2]
-    Tissue(T.BRAIN_GREY, 0.82, 1124, 95, 850),  # [2]
+    Tissue(T.BRAIN_WHITE, 0.70, 650, 72, 700),  # T2 [2]; T1 in vivo: white is brighter than grey
+    Tissue(T.BRAIN_GREY, 0.82, 1124, 95, 890),  # [2]
     Tissue(T.LUNG, 0.12, 1200, 25, 1500),
     Tissue(T.HEART, 0.85, 1030, 40, 1900),  # [2]; moving: dark on high b
-    Tissue(T.BLOOD, 0.15, 1441, 60, 3000),  # flow void in both sequences
+    Tissue(T.BLOOD, 0.15, 1441, 60, 3000),  # flow void in both sequences: not blood at rest
     Tissue(T.LIVER, 0.80, 586, 46, 1150, 0.03),  # [1]
     Tissue(T.SPLEEN, 0.85, 1057, 79, 830),  # [1]
     Tissue(T.KIDNEY, 0.88, 1000, 86, 1950),  # [1]
@@ -123,7 +126,7 @@ TISSUES: tuple[Tissue, ...] = (
     Tissue(T.URINE, 1.00, 4000, 900, 2900),
     Tissue(T.PROSTATE, 0.88, 1317, 88, 1450),  # [1]
     Tissue(T.SEMINAL_VESICLE, 0.92, 1600, 140, 1700),
-    Tissue(T.TESTIS, 0.92, 1500, 130, 1050),
+    Tissue(T.TESTIS, 0.92, 1500, 130, 1200),
     Tissue(T.PENIS, 0.90, 1400, 120, 1400),
     Tissue(T.NODE, 0.86, 1000, 75, 1050),
     Tissue(T.SALIVARY, 0.82, 800, 70, 1050, 0.25),
@@ -132,11 +135,11 @@ TISSUES: tuple[Tissue, ...] = (
     Tissue(T.BILE, 1.00, 2500, 300, 2800),
     Tissue(T.LYMPHOID, 0.86, 1050, 85, 850),  # tonsil, adenoid: as node, denser
     Tissue(T.GAS, 0.0, 1000, 50, 0),
-    Tissue(T.LESION, 0.88, 1050, 85, 950, 0.03),  # ADC [4], drawn per lesion
-    Tissue(T.HAEMANGIOMA, 0.90, 900, 110, 1700, 0.55),
+    Tissue(T.LESION, 0.88, 1300, 58, 700, 0.03),  # T2 [6] x marrow; ADC is drawn per lesion
+    Tissue(T.HAEMANGIOMA, 0.90, 900, 110, 1100, 0.55),
     Tissue(T.BONE_ISLAND, 0.15, 600, 12, 500),
-    Tissue(T.RED_PATCH, 0.86, 900, 50, 620, 0.22),
-    Tissue(T.ENDPLATE_OEDEMA, 0.88, 1000, 80, 1500, 0.15),
+    Tissue(T.RED_PATCH, 0.86, 900, 50, 500, 0.22),
+    Tissue(T.ENDPLATE_OEDEMA, 0.88, 1000, 80, 1200, 0.15),
     Tissue(T.ENDPLATE_FAT, 0.92, 900, 45, 500, 0.88),  # fatty endplates (Modic 2)
     Tissue(T.HEALED_FRACTURE, 0.50, 800, 36, 800, 0.12),
     Tissue(T.SUBCHONDRAL_CYST, 0.95, 2500, 300, 2400),

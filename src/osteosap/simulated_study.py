@@ -1,0 +1,390 @@
+"""One simulated examination on disk: a study to run on, an exam to train on, a patient over time.
+
+Everything written here says of itself that it is simulated (``exam.json``; DICOM manufacturer).
+Training exams go through the same preprocessing as the product's input, so that a network trained
+on them has seen the stitching, the registration and the faults it will meet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from osteosap import __version__
+from osteosap.config import canonical_hash
+from osteosap.errors import ConfigError, InputError
+from osteosap.exam import Exam, find_file, write_exam
+from osteosap.ingest import MARKER
+from osteosap.label_maps import resample_classes, resample_lesions
+from osteosap.manifest import (
+    file_checksum,
+    move_into_place,
+    read_json,
+    replace_on_success,
+    require_folder,
+    require_own,
+    write_json,
+    write_text,
+)
+from osteosap.volume import Volume, write_nifti
+
+if TYPE_CHECKING:
+    from osteosap.dicom import DicomWriterConfig
+    from osteosap.simulate import SimulatedExam, SimulationConfig
+
+__all__ = [
+    "FORMATS",
+    "exam_hash",
+    "is_complete",
+    "says_simulated",
+    "simulate_patient_to_folder",
+    "simulate_to_folder",
+    "simulate_training_exam",
+]
+
+FORMATS = ("dicom", "nifti")
+"""What :func:`simulate_to_folder` can write: a multi-station DICOM study, an exam folder."""
+
+_STUDY_PARTS = ("dicom", "exam", "truth")
+_TRAINING_PARTS = (
+    *(f"{name}.nii.gz" for name in ("t1", "b1000", "adc", "skeleton", "lesions", "body")),
+    "truth.json",
+)
+_COURSE = ("course.csv", "course.json")
+
+
+def simulate_to_folder(
+    config: SimulationConfig,
+    out: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    progress: Callable[[str, float], None] | None = None,
+) -> None:
+    """Simulate one examination and write it as a user would receive it, with its truth beside.
+
+    ``out/dicom`` holds the acquired stations as DICOM, ``out/exam`` images and truth on one grid
+    as NIfTI (without stations, noise or distortion of the scanner), ``out/truth`` the skeleton,
+    the lesions and the ADC (um2/s) alone, for scoring. ``out/exam.json`` lists these files; what an
+    earlier call wrote is replaced as a whole.
+
+    Parameters
+    ----------
+    config
+        The person, the disease and the scanner.
+    out
+        Output folder; made if absent.
+    formats
+        Of :data:`FORMATS`.
+    progress
+        Called with what is being done and the fraction done.
+
+    Raises
+    ------
+    ConfigError
+        An unknown format.
+    OutputError
+        The folder cannot be written, and nothing is left of it then; or it holds files of these
+        places that no earlier call wrote.
+    """
+    report = progress or _silent
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown or not formats:
+        raise ConfigError(
+            f"unknown format {', '.join(unknown) or '(none given)'}",
+            remedy=f"Choose from {', '.join(FORMATS)}",
+        )
+    _require_own(out, _STUDY_PARTS)
+    from osteosap.simulate import simulate_exam
+
+    if "dicom" in formats:  # a missing library shows before the work
+        from osteosap.dicom import write_study
+    report("simulate the body and its images", 0.0)
+    simulated = simulate_exam(config)
+    with replace_on_success(out) as aside:
+        if "dicom" in formats:
+            report("write DICOM", 0.6)
+            write_study(simulated.stations, aside / "dicom", config=_dialect(config))
+        report("write NIfTI", 0.8)
+        if "nifti" in formats:
+            write_exam(simulated.exam, aside / "exam", simulated=True)
+            _write_marker(aside / "exam", config, {})
+        _write_truth(simulated, aside / "truth")
+        _write_marker(aside / "truth", config, {})
+        _write_marker(aside, config, {})
+        _replace_own(aside, out, _STUDY_PARTS)
+
+
+def simulate_patient_to_folder(
+    config: SimulationConfig,
+    out: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    progress: Callable[[str, float], None] | None = None,
+) -> None:
+    """Simulate every time point of one patient, and say what each lesion did.
+
+    ``out/time_0``, ``out/time_1``, ... are as :func:`simulate_to_folder` writes them; a lesion has
+    the same number in all of them. ``out/course.csv`` and ``course.json`` hold a row for every
+    lesion and time point: course, volume (mL) and ADC (um2/s), empty where it is not there, and
+    their change against the first time point at which it was.
+
+    Raises
+    ------
+    ConfigError, OutputError
+        As for :func:`simulate_to_folder`.
+    """
+    report = progress or _silent
+    require_folder(out)
+    own = set(_COURSE) if says_simulated(out / "course.json") else set()
+    require_own(out, _COURSE, own)
+    tables = []
+    for timepoint in range(config.timepoints):
+        folder = out / f"time_{timepoint}"
+
+        def part(what: str, fraction: float, done: int = timepoint) -> None:
+            report(f"time {done}: {what}", (done + fraction) / config.timepoints)
+
+        one = config.model_copy(update={"timepoint": timepoint})
+        simulate_to_folder(one, folder, formats=formats, progress=part)
+        tables.append(read_json(folder / "truth" / "truth.json")["lesions"])
+    rows = list(_course_rows(tables))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(_COURSE_COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_json(
+        out / "course.json",
+        {"simulated": True, "osteosap": __version__, "config_hash": config.hash(), "rows": rows},
+    )
+    write_text(out / "course.csv", text.getvalue())
+
+
+_COURSE_COLUMNS = (
+    "lesion_id", "timepoint", "bone", "course", "present", "volume_ml", "adc_um2_per_s",
+    "volume_change_percent", "adc_change_percent",
+)  # fmt: skip
+
+
+def _course_rows(tables: Sequence[list[dict[str, Any]]]) -> Iterable[dict[str, Any]]:
+    """One row a lesion and time point, lesions in order."""
+    by_time = [{one["id"]: one for one in table} for table in tables]
+    for number in sorted({key for table in by_time for key in table}):
+        seen = [table.get(number) for table in by_time]
+        first = next(one for one in seen if one is not None)
+        for timepoint, one in enumerate(seen):
+            row = dict.fromkeys(_COURSE_COLUMNS, None) | {
+                "lesion_id": number,
+                "timepoint": timepoint,
+                "bone": first["bone"],
+                "course": first["course"],
+                "present": one is not None,
+            }
+            if one is not None:
+                for name, digits in (("volume_ml", 4), ("adc_um2_per_s", 1)):
+                    row[name] = round(one[name], digits)
+                    change = 100.0 * (one[name] / first[name] - 1.0)
+                    row[f"{name.split('_')[0]}_change_percent"] = round(change, 1)
+            yield row
+
+
+def simulate_training_exam(config: SimulationConfig, out: Path) -> None:
+    """Simulate one examination, preprocess its stations, and write images with truth on their grid.
+
+    The folder reads with :func:`osteosap.exam.read_exam`. Truth comes onto the T1 grid by the share
+    of each voxel that it fills (:mod:`osteosap.label_maps`).
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written, or holds files of these names that no earlier call wrote.
+    """
+    _require_own(out, _TRAINING_PARTS)
+    from osteosap.preprocess import PreprocessConfig, assemble_exam
+    from osteosap.simulate import simulate_exam
+
+    preprocess = PreprocessConfig()
+    simulated = simulate_exam(config)
+    assembled = assemble_exam(simulated.stations, preprocess)
+    grid = assembled.images.grid
+    maps = {
+        volume.channels[0]: Volume.single(
+            move(volume.array[0], volume.grid, grid), grid.affine, volume.channels[0]
+        )
+        for volume, move in (
+            (simulated.exam.skeleton, resample_classes),
+            (simulated.exam.lesions, resample_lesions),
+        )
+        if volume is not None
+    }
+    facts: dict[str, Any] = {
+        "preprocessing": preprocess.to_mapping(),
+        "n_lesions": _count(simulated.exam.lesions),
+        "n_lesions_on_grid": _count(maps.get("lesions")),
+        "grid": grid.describe(),
+        "warnings": list(assembled.warnings),
+    }
+    with replace_on_success(out) as aside:
+        exam = Exam(assembled.images, maps.get("skeleton"), maps.get("lesions"))
+        write_exam(exam, aside, simulated=True)
+        write_nifti(assembled.body, aside / "body.nii.gz")
+        write_json(aside / "truth.json", _facts(simulated))
+        _write_marker(aside, config, facts, form="exams")
+        _replace_own(aside, out, _TRAINING_PARTS)
+
+
+def exam_hash(config: SimulationConfig, *, form: str = "exams") -> str:
+    """What an exam on disk depends on: simulation, label map, preprocessing, package version.
+
+    Parameters
+    ----------
+    config
+        Of the simulation.
+    form
+        "exams" for training exams, "studies" for DICOM, which are not preprocessed.
+    """
+    values: list[Any] = [form, config.to_record(), __version__]
+    if config.anatomy is not None:
+        values += [file_checksum(config.anatomy.labels), file_checksum(config.anatomy.legend)]
+    if form == "exams":
+        from osteosap.preprocess import PreprocessConfig
+
+        values.append(PreprocessConfig().to_mapping())
+    return canonical_hash(values)
+
+
+def is_complete(folder: Path, wanted: str, *, form: str = "exams") -> bool:
+    """Whether a folder holds a whole exam of a form that was made by settings of this hash."""
+    marker = folder / MARKER
+    if form == "exams":
+        whole = all(find_file(folder, n) for n in ("t1", "b1000", "adc", "skeleton", "lesions"))
+    else:
+        whole = (folder / "dicom").is_dir() and (folder / "truth" / "truth.json").is_file()
+    return whole and marker.is_file() and read_json(marker).get("hash") == wanted
+
+
+def _write_marker(
+    folder: Path, config: SimulationConfig, facts: dict[str, Any], *, form: str = "studies"
+) -> None:
+    """Write what a folder is, and the files that are in it so far."""
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    content: dict[str, Any] = {
+        "simulated": True,
+        "osteosap": __version__,
+        "seed": config.seed,
+        "config": config.to_record(),
+        "config_hash": config.hash(),
+        "hash": exam_hash(config, form=form),
+        "files": files,
+        **facts,
+    }
+    if config.anatomy is not None:
+        content["anatomy_sha256"] = file_checksum(config.anatomy.labels)
+    write_json(folder / MARKER, content)
+
+
+def says_simulated(marker: Path) -> bool:
+    """Whether a JSON file of an earlier call says that it is simulated."""
+    with contextlib.suppress(InputError):
+        return marker.is_file() and read_json(marker).get("simulated") is True
+    return False
+
+
+def _require_own(out: Path, parts: Sequence[str]) -> None:
+    """Refuse a folder where ``parts`` or a marker are not, by the marker, from an earlier call."""
+    require_folder(out)
+    own: set[str] = set()
+    if says_simulated(out / MARKER):
+        files = read_json(out / MARKER).get("files")
+        if isinstance(files, list):
+            own = {MARKER, *(name for name in files if isinstance(name, str))}
+    require_own(out, [*parts, MARKER], own)
+
+
+def _replace_own(aside: Path, out: Path, parts: Sequence[str]) -> None:
+    """Put what lies aside in the place of all that an earlier call wrote.
+
+    The marker goes last and comes first: whatever is there is on record, even after a crash.
+    """
+    _require_own(out, parts)
+    for name in (*parts, MARKER):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    for name in (MARKER, *parts):
+        if (aside / name).exists():
+            move_into_place(aside / name, out / name)
+
+
+def _write_truth(simulated: SimulatedExam, folder: Path) -> None:
+    """Maps for scoring, the tissue map that says what a false positive lies in, and the table."""
+    exam = simulated.exam
+    for volume in (exam.skeleton, exam.lesions, simulated.tissue):
+        if volume is not None:
+            write_nifti(volume, folder / f"{volume.channels[0]}.nii.gz", simulated=True)
+    adc = Volume.single(exam.images.channel("adc"), exam.images.affine, "adc")
+    write_nifti(adc, folder / "adc.nii.gz", simulated=True)
+    write_json(folder / "truth.json", _facts(simulated))
+
+
+def _facts(simulated: SimulatedExam) -> dict[str, Any]:
+    """Person, lesions and benign findings, in numbers."""
+    body = int(np.count_nonzero(simulated.tissue.array))
+    lesion = int(np.count_nonzero(simulated.exam.lesions.array)) if simulated.exam.lesions else 0
+    config = simulated.config
+    return {
+        "simulated": True,
+        "seed": config.seed,
+        "site": config.site,
+        "scan": config.scan,
+        "timepoint": config.timepoint,
+        "person": simulated.person,
+        "burden_ml": round(sum(one.volume_ml for one in simulated.lesions), 4),
+        "prevalence": lesion / max(body, 1),
+        "lesions": [asdict(one) for one in simulated.lesions],
+        "benign_findings": [asdict(one) for one in simulated.benign],
+    }
+
+
+def _dialect(config: SimulationConfig) -> DicomWriterConfig:
+    """What the headers of the site's scanner say."""
+    from osteosap.dicom import DicomWriterConfig
+    from osteosap.simulate.sites import SITES
+
+    sequence = config.sequence
+    timing: dict[str, Any] = {
+        "t1_repetition_time_ms": sequence.t1_tr_ms,
+        "t1_echo_time_ms": sequence.t1_te_ms,
+    }
+    if sequence.t1_sequence == "gre":
+        timing = {
+            "t1_repetition_time_ms": sequence.gre_tr_ms,
+            "t1_echo_time_ms": sequence.gre_te_ms,
+            "t1_flip_angle_deg": sequence.gre_flip_deg,
+        }
+    return DicomWriterConfig(
+        seed=config.seed,
+        dialect=SITES[config.site].dialect,
+        t1_sequence=sequence.t1_sequence,
+        fat_suppression=sequence.fat_suppression,
+        dwi_repetition_time_ms=sequence.dwi_tr_ms,
+        dwi_echo_time_ms=sequence.dwi_te_ms,
+        field_strength_t=sequence.field_strength_t,
+        **timing,
+    )
+
+
+def _count(lesions: Volume | None) -> int:
+    return 0 if lesions is None else int(np.count_nonzero(np.unique(lesions.array)))
+
+
+def _silent(_message: str, _fraction: float) -> None:
+    pass
