@@ -141,7 +141,7 @@ def person_numbers(config: SimulationConfig) -> Iterator[tuple[str, float]]:
             yield key, tissue[list(ids)].sum()
     if who == "man" and person.age_years > 60:
         yield "volume_prostate_old_man", tissue[T.PROSTATE]
-    if who == "woman":
+    if who == "woman" and person.age_years < 50:
         yield "volume_uterus", tissue[T.UTERUS] + tissue[T.ENDOMETRIUM]
     yield from marrow_numbers(body, who)
 

@@ -31,7 +31,7 @@ def sternum(person: Person) -> Bone:
         half = np.array([r(w), r(8), np.linalg.norm(a - b) / 2 + 1.5])
         shapes.append(Box((a + b) / 2, axes, half, rounding=4.0))
     shapes.append(RoundCone(p[3], xiphoid, r(7), r(4)))
-    return Bone("sternum", STERNUM, tuple(shapes), 1.0, "sternum")
+    return Bone("sternum", STERNUM, tuple(shapes), 0.45, "sternum")
 
 
 def _scapula(person: Person, at: Placer, name: str, side: float) -> Bone:

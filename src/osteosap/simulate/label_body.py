@@ -24,7 +24,7 @@ __all__ = ["deform_into_body"]
 HALF_WIDTH_MM = 250.0  # a bore of 500 mm
 SKIN_MM, LEAST_FAT_MM = 1.6, 1.0
 CORTEX_MM = {
-    "spine": 0.7, "pelvis": 1.2, "sternum": 1.0, "rib": 0.8, "scapula": 1.0, "clavicle": 1.5,
+    "spine": 0.8, "pelvis": 1.2, "sternum": 0.45, "rib": 0.8, "scapula": 1.0, "clavicle": 1.5,
     "skull": 1.7, "forearm": 1.8, "hand": 1.0, "leg": 1.8,
 }  # fmt: skip
 """Thickness of the cortical shell by site, as in :mod:`osteosap.simulate.bone` and its source."""

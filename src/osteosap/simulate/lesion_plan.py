@@ -243,12 +243,13 @@ def _composition(
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """ADC (um2/s), infiltration and mineral at each time point.
 
-    Active metastases: median 682, quartiles 583 and 781 um2/s (Winfield et al. 2018,
+    Of the tumour; the ADC that a map shows is mixed with marrow's by the infiltration. Active
+    metastases: median 682, quartiles 583 and 781 um2/s (Winfield et al. 2018,
     doi 10.1007/s00330-017-5079-2). Response raises ADC, often above
     1400 um2/s (MET-RADS-P, Padhani et al. 2017, doi 10.1016/j.eururo.2016.05.033).
     """
     if state == "treated":
-        adc, infiltration = rng.normal(1500, 230), rng.uniform(0.35, 0.8)
+        adc, infiltration = rng.normal(1850, 220), rng.uniform(0.6, 0.95)
         mineral = rng.uniform(0.0, 0.4)
     elif state == "sclerotic":
         adc, infiltration = rng.normal(600, 120), rng.uniform(0.5, 0.95)
@@ -257,7 +258,7 @@ def _composition(
         adc, infiltration = rng.normal(700, 130), rng.uniform(0.5, 1.0)
         mineral = rng.uniform(0.5, 0.9)
     else:
-        adc, infiltration = rng.normal(700, 130), rng.uniform(0.5, 1.0)
+        adc, infiltration = rng.normal(780, 140), rng.uniform(0.5, 1.0)
         mineral = rng.uniform(0.0, 0.3)
     rise = 1.0 + response * float(later.uniform(0.5, 1.0))
     drift = np.exp(later.normal(0, 0.02, response.size))

@@ -95,11 +95,11 @@ LOOKALIKES: tuple[Lookalike, ...] = (
         _rising(3.0, -0.5), 7.0, 0.4, (1.2, 1.0, 1.0),
     ),
     Lookalike(
-        "endplate oedema (Modic 1)", T.ENDPLATE_OEDEMA, SPINE, _rising(0.12, 0.08), 8.0, 0.3,
+        "endplate oedema (Modic 1)", T.ENDPLATE_OEDEMA, SPINE, _rising(0.06, 0.04), 8.0, 0.3,
         (1.4, 1.2, 0.6), "endplate", 0.5,
     ),
     Lookalike(
-        "endplate fat (Modic 2)", T.ENDPLATE_FAT, SPINE, _rising(0.15, 0.12), 8.0, 0.3,
+        "endplate fat (Modic 2)", T.ENDPLATE_FAT, SPINE, _rising(0.10, 0.06), 8.0, 0.3,
         (1.4, 1.2, 0.6), "endplate", 0.5,
     ),
     Lookalike(

@@ -27,7 +27,7 @@ __all__ = ["RED_SHARE", "YELLOW_FAT", "set_marrow_fat"]
 
 RED_SHARE = {
     "spine": 1.0, "sternum": 0.98, "pelvis": 0.85, "rib": 0.85, "scapula": 0.65, "clavicle": 0.6,
-    "skull": 0.5, "femur": 0.8, "humerus": 0.7, "forearm": 0.0, "hand": 0.0,
+    "skull": 0.5, "femur": 0.8, "humerus": 0.7, "forearm": 0.0, "hand": 0.0, "leg": 0.0,
 }  # fmt: skip
 """Share of red marrow at a site of a young adult; of long bones where it is reddest."""
 

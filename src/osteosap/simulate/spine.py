@@ -79,12 +79,12 @@ def build_vertebrae(person: Person) -> list[Vertebra]:
         thoracic = np.clip((level - 6) / 11.0, 0, 1)
         lumbar = np.clip((level - 18) / 4.0, 0, 1)
         if class_id == CERVICAL:
-            width, depth, disc, canal_gap = 13.0, 9.5, 2.4, 14.5
+            width, depth, disc, canal_gap = 14.1, 10.2, 2.4, 15.2
         elif class_id == THORACIC:
-            width, depth, disc = 13.5 + 6.5 * thoracic, 11.5 + 5 * thoracic, 2.2
+            width, depth, disc = 14.2 + 6.9 * thoracic, 12.2 + 5.2 * thoracic, 2.2
             canal_gap = depth + 7.0
         else:
-            width, depth, disc, canal_gap = 22.0 + 3.5 * lumbar, 17.2, 4.6, 27.0
+            width, depth, disc, canal_gap = 23.5 + 3.6 * lumbar, 18.3, 4.6, 28.1
         upper, lower = placed[level], placed[level + 1]
         up = (upper - lower) / np.linalg.norm(upper - lower)
         right = np.cross([0.0, 1.0, 0.0], up)
@@ -123,7 +123,7 @@ def _vertebra(person: Person, v: Vertebra) -> Bone:
     spinous = 24.0 if lumbar else 22.0 if not cervical else 13.0 + 2.8 * v.level
     drop = 7.0 if lumbar else 20.0 if not cervical else 5.0
     reach = 38.0 if lumbar else 33.0 - 0.6 * (v.level - 6) if not cervical else 24.0
-    thick = 6.0 if lumbar else 4.7 if not cervical else 4.1
+    thick = 6.3 if lumbar else 5.1 if not cervical else 4.4
     back = v.canal - y * (canal + r(thick))
     body = EllipticCylinder(
         v.centre, v.axes, v.half_width, v.half_depth, v.half_height, waist=2.2 if lumbar else 1.3
@@ -147,7 +147,8 @@ def _vertebra(person: Person, v: Vertebra) -> Bone:
     end = back - y * r(spinous) - z * r(drop)
     shapes.append(Triangle(back + z * r(4), back - z * r(9), end, r(thick * 0.55)))
     shapes.append(RoundCone(end + z * r(4), end - z * r(4), r(thick * 0.75), r(thick * 0.75)))
-    return Bone(v.name, v.class_id, tuple(shapes), 0.7, "spine", blend_mm=2.0)
+    cortex = (0.6, *[1.2] * (len(shapes) - 1))  # thin round the body, thick in the arch
+    return Bone(v.name, v.class_id, tuple(shapes), cortex, "spine", blend_mm=2.0)
 
 
 def _atlas_vertebra(person: Person) -> Bone:
@@ -166,7 +167,7 @@ def _atlas_vertebra(person: Person) -> Bone:
         RoundCone(wings[0], wings[1], r(6), r(3)),
         RoundCone(wings[2], wings[3], r(6), r(3)),
     ]
-    return Bone("C1", CERVICAL, tuple(shapes), 0.7, "spine")
+    return Bone("C1", CERVICAL, tuple(shapes), 1.2, "spine")
 
 
 def paint_disc(canvas: Canvas, body: Body, v: Vertebra) -> None:
