@@ -23,7 +23,7 @@ from scipy import ndimage, spatial
 
 from osteosap.anatomy import REGIONS
 from osteosap.manifest import software_versions
-from osteosap.simulate.anatomy import body_grid, build_body
+from osteosap.simulate.anatomy.build import body_grid, build_body
 from osteosap.simulate.body import Body
 from osteosap.simulate.person import Person
 from osteosap.simulate.tissue import T

@@ -24,7 +24,7 @@ from osteosap.exam import Exam
 from osteosap.label_maps import resample_classes, resample_lesions
 from osteosap.preprocess import PreprocessConfig, assemble_exam
 from osteosap.simulate import SimulatedExam, SimulationConfig, simulate_exam
-from osteosap.simulate.protocol import ArtefactConfig
+from osteosap.simulate.scanner.protocol import ArtefactConfig
 from osteosap.simulate.tissue import T
 from osteosap.volume import Volume
 

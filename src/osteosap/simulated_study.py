@@ -357,7 +357,7 @@ def _facts(simulated: SimulatedExam) -> dict[str, Any]:
 def _dialect(config: SimulationConfig) -> DicomWriterConfig:
     """What the headers of the site's scanner say."""
     from osteosap.dicom import DicomWriterConfig
-    from osteosap.simulate.sites import SITES
+    from osteosap.simulate.scanner.sites import SITES
 
     sequence = config.sequence
     timing: dict[str, Any] = {

@@ -4,8 +4,8 @@ import numpy as np
 
 from osteosap.geometry import Grid, make_affine
 from osteosap.simulate.body import Body, BonePlace
-from osteosap.simulate.disease import Disease
-from osteosap.simulate.protocol import (
+from osteosap.simulate.disease.painting import Disease
+from osteosap.simulate.scanner.protocol import (
     ArtefactConfig,
     DwiConfig,
     ScannerConfig,

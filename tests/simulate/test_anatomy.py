@@ -5,17 +5,17 @@ import pytest
 from scipy import ndimage
 
 from osteosap.errors import ConfigError
-from osteosap.simulate.anatomy import body_grid, build_body
+from osteosap.simulate.anatomy.bones import build_bones
+from osteosap.simulate.anatomy.build import body_grid, build_body
+from osteosap.simulate.anatomy.envelope import skin_surface
+from osteosap.simulate.anatomy.head import skull_bones
+from osteosap.simulate.anatomy.marrow import set_marrow_fat
+from osteosap.simulate.anatomy.spine import build_vertebrae, canal_path
+from osteosap.simulate.anatomy.trunk import Trunk
 from osteosap.simulate.body import Body
-from osteosap.simulate.bones import build_bones
-from osteosap.simulate.envelope import skin_surface
-from osteosap.simulate.head import skull_bones
-from osteosap.simulate.marrow import set_marrow_fat
 from osteosap.simulate.person import Person
 from osteosap.simulate.shapes import Canvas, Lattice
-from osteosap.simulate.spine import build_vertebrae, canal_path
 from osteosap.simulate.tissue import T
-from osteosap.simulate.trunk import Trunk
 
 SPACING = (6.0, 6.0, 6.0)
 PEOPLE = {

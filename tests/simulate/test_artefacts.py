@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scanner_phantoms import box_body
 
-from osteosap.simulate.artefacts import (
+from osteosap.simulate.body import Body
+from osteosap.simulate.scanner.artefacts import (
     breathe,
     breathing_ghosts,
     breathing_map,
@@ -11,10 +12,9 @@ from osteosap.simulate.artefacts import (
     rician,
     surface_depth_mm,
 )
-from osteosap.simulate.body import Body
-from osteosap.simulate.coarse import coarse_body
-from osteosap.simulate.lattice import Pose
-from osteosap.simulate.protocol import ArtefactConfig
+from osteosap.simulate.scanner.coarse import coarse_body
+from osteosap.simulate.scanner.lattice import Pose
+from osteosap.simulate.scanner.protocol import ArtefactConfig
 from osteosap.simulate.tissue import T
 
 

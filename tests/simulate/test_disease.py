@@ -10,10 +10,10 @@ from scipy import ndimage
 
 from osteosap.geometry import Grid, make_affine
 from osteosap.simulate.body import Body, BonePlace
-from osteosap.simulate.disease import Disease, paint_diffuse, paint_disease
-from osteosap.simulate.lesion_plan import LesionPlan, draw_plans
-from osteosap.simulate.lesions import SOFT, find_places
-from osteosap.simulate.lookalikes import LOOKALIKES, paint_lookalikes
+from osteosap.simulate.disease.lesions import SOFT, find_places
+from osteosap.simulate.disease.lookalikes import LOOKALIKES, paint_lookalikes
+from osteosap.simulate.disease.painting import Disease, paint_diffuse, paint_disease
+from osteosap.simulate.disease.plan import LesionPlan, draw_plans
 from osteosap.simulate.person import Person
 from osteosap.simulate.tissue import T
 

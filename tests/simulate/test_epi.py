@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osteosap.simulate.epi import Warp
-from osteosap.simulate.lattice import averaging
+from osteosap.simulate.scanner.epi import Warp
+from osteosap.simulate.scanner.lattice import averaging
 
 Y = 2.0 * np.arange(60)
 TARGET = 3.0 * np.arange(40) + 0.5

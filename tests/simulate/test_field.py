@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scanner_phantoms import box_body, grid_of
 
-from osteosap.simulate.coarse import SUSCEPTIBILITY_PPM, coarse_body
-from osteosap.simulate.field import (
+from osteosap.simulate.scanner.coarse import SUSCEPTIBILITY_PPM, coarse_body
+from osteosap.simulate.scanner.field import (
     dephasing,
     fat_left,
     gradient_ppm_per_mm,
@@ -12,7 +12,7 @@ from osteosap.simulate.field import (
     susceptibility_field_ppm,
     water_left,
 )
-from osteosap.simulate.lattice import Pose, SmoothMap, axes_of
+from osteosap.simulate.scanner.lattice import Pose, SmoothMap, axes_of
 from osteosap.simulate.tissue import T
 
 

@@ -5,7 +5,7 @@ from scanner_phantoms import BONES, box_body, ideal, plain_signals
 from osteosap.errors import InputError
 from osteosap.simulate.body import Body, BonePlace
 from osteosap.simulate.implants import ImplantKind, paint_implant
-from osteosap.simulate.scanner import scan
+from osteosap.simulate.scanner.acquire import scan
 from osteosap.simulate.shapes import Canvas, RoundCone
 from osteosap.simulate.signals import SequenceConfig
 from osteosap.simulate.tissue import T

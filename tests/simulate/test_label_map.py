@@ -11,14 +11,14 @@ from scipy import ndimage
 
 from osteosap.errors import InputError, OsteosapError
 from osteosap.simulate.body import Body
-from osteosap.simulate.deformation import (
+from osteosap.simulate.label_map.deformation import (
     Deformation,
     DeformationConfig,
     look_up,
     squared_distance,
 )
-from osteosap.simulate.label_map import LabelMap, build_body_from_labels, read_label_map
-from osteosap.simulate.label_names import BONES, ENVELOPES, TISSUES_OF, VERTEBRAE, meaning_of
+from osteosap.simulate.label_map.names import BONES, ENVELOPES, TISSUES_OF, VERTEBRAE, meaning_of
+from osteosap.simulate.label_map.source import LabelMap, build_body_from_labels, read_label_map
 from osteosap.simulate.person import Person
 from osteosap.simulate.tissue import T
 

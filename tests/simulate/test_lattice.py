@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scanner_phantoms import grid_of
 
 from osteosap.geometry import Grid, make_affine
-from osteosap.simulate.lattice import (
+from osteosap.simulate.scanner.lattice import (
     BodySampler,
     Pose,
     SmoothMap,
@@ -14,7 +14,7 @@ from osteosap.simulate.lattice import (
     sample_axis,
     zero_filling,
 )
-from osteosap.simulate.turning import turn
+from osteosap.simulate.scanner.turning import turn
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from osteosap.simulate.lesion_plan import (
+from osteosap.simulate.disease.plan import (
     LARGEST_COUNT,
     PROFILES,
     STATES,

@@ -7,11 +7,11 @@ from scanner_phantoms import box_body, grid_of, healthy, ideal, plain_signals
 from osteosap.exam import StationImage
 from osteosap.geometry import Grid
 from osteosap.simulate.body import Body
-from osteosap.simulate.lattice import Pose, axes_of
-from osteosap.simulate.protocol import ScannerConfig, StationConfig
-from osteosap.simulate.scanner import DWI_SCALE, T1_SCALE, Scan, scan
+from osteosap.simulate.scanner.acquire import DWI_SCALE, T1_SCALE, Scan, scan
+from osteosap.simulate.scanner.lattice import Pose, axes_of
+from osteosap.simulate.scanner.protocol import ScannerConfig, StationConfig
+from osteosap.simulate.scanner.stations import station_slabs
 from osteosap.simulate.signals import DiffusionMaps, SequenceConfig, Signals, simulate_signals
-from osteosap.simulate.stations import station_slabs
 from osteosap.simulate.tissue import T, TissueTable
 
 SEQUENCE = SequenceConfig()

@@ -3,7 +3,7 @@ import pytest
 from scanner_phantoms import box_body, healthy
 
 from osteosap.errors import ConfigError
-from osteosap.simulate.disease import Disease
+from osteosap.simulate.disease.painting import Disease
 from osteosap.simulate.relaxation import fat_relaxation_ms, table_at
 from osteosap.simulate.signals import SequenceConfig, Signals, simulate_signals
 from osteosap.simulate.tissue import FAT_T1_MS, FAT_T2_MS, TISSUES, T, TissueTable

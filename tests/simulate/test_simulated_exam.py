@@ -5,7 +5,7 @@ from scipy import ndimage
 from osteosap.errors import ConfigError
 from osteosap.geometry import resample
 from osteosap.simulate import SimulatedExam, SimulationConfig, simulate_exam
-from osteosap.simulate.sites import SITES
+from osteosap.simulate.scanner.sites import SITES
 from osteosap.simulate.tissue import TISSUES, T, TissueTable
 
 

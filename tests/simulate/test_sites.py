@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scanner_phantoms import box_body, healthy
 
-from osteosap.simulate.protocol import ArtefactConfig, ScannerConfig
-from osteosap.simulate.scanner import scan
+from osteosap.simulate.scanner.acquire import scan
+from osteosap.simulate.scanner.protocol import ArtefactConfig, ScannerConfig
+from osteosap.simulate.scanner.sites import SITES, vary
 from osteosap.simulate.signals import SequenceConfig, simulate_signals
-from osteosap.simulate.sites import SITES, vary
 from osteosap.simulate.tissue import TissueTable
 
 

@@ -16,7 +16,7 @@ from osteosap.errors import ConfigError, InputError, OsteosapError, OutputError
 from osteosap.exam import read_exam
 from osteosap.ingest import read_input
 from osteosap.simulate import SimulationConfig
-from osteosap.simulate.sites import SITES
+from osteosap.simulate.scanner.sites import SITES
 from osteosap.simulated_study import (
     simulate_patient_to_folder,
     simulate_to_folder,

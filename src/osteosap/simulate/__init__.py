@@ -11,7 +11,7 @@ from osteosap.simulate.exam import (
     simulate_exam,
     simulate_scene,
 )
-from osteosap.simulate.protocol import ScannerConfig
+from osteosap.simulate.scanner.protocol import ScannerConfig
 from osteosap.simulate.signals import SequenceConfig
 
 __all__ = [

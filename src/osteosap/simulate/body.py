@@ -1,7 +1,7 @@
 """A body on a grid: what every source of anatomy makes, and disease, signals and scanner read.
 
-Two sources make one: :mod:`osteosap.simulate.anatomy` paints a drawn person from shapes,
-:mod:`osteosap.simulate.label_map` deforms a label map of a real one.
+Two sources make one: :mod:`osteosap.simulate.anatomy.build` paints a drawn person from shapes,
+:mod:`osteosap.simulate.label_map.source` deforms a label map of a real one.
 """
 
 from __future__ import annotations

@@ -14,22 +14,22 @@ from scipy import ndimage
 
 from osteosap.config import StageConfig
 from osteosap.exam import Exam, StationImage
-from osteosap.simulate.anatomy import body_grid, build_body
+from osteosap.simulate.anatomy.build import body_grid, build_body
 from osteosap.simulate.body import BODY_HI, BODY_LO, Body
-from osteosap.simulate.deformation import DeformationConfig
-from osteosap.simulate.disease import Disease, LesionTruth, paint_diffuse, paint_disease
+from osteosap.simulate.disease.lookalikes import BenignTruth
+from osteosap.simulate.disease.painting import Disease, LesionTruth, paint_diffuse, paint_disease
+from osteosap.simulate.disease.plan import Profile, draw_count, draw_plans
 from osteosap.simulate.implants import ImplantKind, paint_implant
-from osteosap.simulate.label_map import build_body_from_labels, read_label_map
-from osteosap.simulate.lattice import Pose
-from osteosap.simulate.lesion_plan import Profile, draw_count, draw_plans
-from osteosap.simulate.lookalikes import BenignTruth
+from osteosap.simulate.label_map.deformation import DeformationConfig
+from osteosap.simulate.label_map.source import build_body_from_labels, read_label_map
 from osteosap.simulate.person import Person
-from osteosap.simulate.protocol import ScannerConfig
-from osteosap.simulate.scanner import DWI_SCALE, T1_SCALE, scan
+from osteosap.simulate.scanner.acquire import DWI_SCALE, T1_SCALE, scan
+from osteosap.simulate.scanner.lattice import Pose
+from osteosap.simulate.scanner.protocol import ScannerConfig
+from osteosap.simulate.scanner.sites import SITES, vary
+from osteosap.simulate.scanner.stations import StationTruth
 from osteosap.simulate.shapes import Canvas, Field, NoiseField
 from osteosap.simulate.signals import DiffusionMaps, SequenceConfig, Signals, simulate_signals
-from osteosap.simulate.sites import SITES, vary
-from osteosap.simulate.stations import StationTruth
 from osteosap.simulate.tissue import TissueTable
 from osteosap.volume import Volume, stack
 

@@ -1,7 +1,8 @@
 """Metal in a body: a hip prosthesis, screws and rods in the spine.
 
 Metal takes the place of bone, and the truth of the skeleton goes with it. The void around it is no
-paint: signals and field make it (:mod:`osteosap.simulate.coarse`, titanium). Shapes are ours.
+paint: signals and field make it (:mod:`osteosap.simulate.scanner.coarse`, titanium). Shapes are
+ours.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pydantic import PositiveFloat
 
 from osteosap.config import StageConfig
 from osteosap.simulate.body import Body
-from osteosap.simulate.disease import Disease
+from osteosap.simulate.disease.painting import Disease
 from osteosap.simulate.relaxation import LARMOR_HZ_PER_T, fat_relaxation_ms, table_at
 from osteosap.simulate.shapes import Field
 from osteosap.simulate.tissue import T, TissueTable
