@@ -162,7 +162,12 @@ def simulate_patient_to_folder(
     writer.writerows(rows)
     write_json(
         out / "course.json",
-        {"simulated": True, "osteosap": __version__, "config_hash": config.hash(), "rows": rows},
+        {
+            "simulated": True,
+            "osteosap": __version__,
+            "config_hash": canonical_hash(_recorded(config)),
+            "rows": rows,
+        },
     )
     write_text(out / "course.csv", text.getvalue())
 
@@ -250,14 +255,33 @@ def exam_hash(config: SimulationConfig, *, form: str = "exams") -> str:
     form
         "exams" for training exams, "studies" for DICOM, which are not preprocessed.
     """
-    values: list[Any] = [form, config.to_record(), __version__]
-    if config.anatomy is not None:
-        values += [file_checksum(config.anatomy.labels), file_checksum(config.anatomy.legend)]
+    values: list[Any] = [form, _recorded(config), __version__]
     if form == "exams":
         from osteosap.preprocess import PreprocessConfig
 
         values.append(PreprocessConfig().to_mapping())
     return canonical_hash(values)
+
+
+def _recorded(config: SimulationConfig) -> dict[str, Any]:
+    """Settings as JSON; files by what is in them, since their names may name a person."""
+    values = config.to_mapping()
+    if config.anatomy is not None:
+        values["anatomy"] = {
+            "labels_sha256": _checksum(config.anatomy.labels),
+            "legend_sha256": _checksum(config.anatomy.legend),
+            "deformation": config.anatomy.deformation.to_mapping(),
+        }
+    return values
+
+
+def _checksum(path: Path) -> str:
+    try:
+        return file_checksum(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror})", remedy="Check the path of the anatomy"
+        ) from error
 
 
 def is_complete(folder: Path, wanted: str, *, form: str = "exams") -> bool:
@@ -275,18 +299,17 @@ def _write_marker(
 ) -> None:
     """Write what a folder is, and the files that are in it so far."""
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    content: dict[str, Any] = {
+    recorded = _recorded(config)
+    content = {
         "simulated": True,
         "osteosap": __version__,
         "seed": config.seed,
-        "config": config.to_record(),
-        "config_hash": config.hash(),
+        "config": recorded,
+        "config_hash": canonical_hash(recorded),
         "hash": exam_hash(config, form=form),
         "files": files,
         **facts,
     }
-    if config.anatomy is not None:
-        content["anatomy_sha256"] = file_checksum(config.anatomy.labels)
     write_json(folder / MARKER, content)
 
 

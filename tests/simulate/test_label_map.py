@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 from scipy import ndimage
 
 from osteosap.errors import InputError, OsteosapError
+from osteosap.simulate import SimulationConfig
 from osteosap.simulate.body import Body
 from osteosap.simulate.label_map.deformation import (
     Deformation,
@@ -21,6 +23,7 @@ from osteosap.simulate.label_map.names import BONES, ENVELOPES, TISSUES_OF, VERT
 from osteosap.simulate.label_map.source import LabelMap, build_body_from_labels, read_label_map
 from osteosap.simulate.person import Person
 from osteosap.simulate.tissue import T
+from osteosap.simulated_study import exam_hash, simulate_to_folder
 
 STIFF = DeformationConfig(scale_spread=0.0, displacement=((250.0, 0.0),))
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -413,3 +416,31 @@ def test_the_atlas_becomes_a_body_with_all_its_bones(test_data: Path) -> None:
     for trap in (T.NODE, T.NERVE, T.BRAIN_GREY, T.BRAIN_WHITE, T.SPLEEN, T.TESTIS):
         assert (body.tissue == trap).any(), trap
         assert not body.bone[body.tissue == trap].any()
+
+
+def test_a_label_map_is_simulated_to_a_folder_that_does_not_name_its_files(
+    ids: Ids, write: Writer, tmp_path: Path
+) -> None:
+    labels, legend = write(ids)
+    secret = labels.rename(labels.with_name("DOE_JOHN.nii.gz"))
+    coarse = {"spacing_mm": (12.0, 12.0, 12.0)}
+    values = {
+        "seed": 3,
+        "lesions": 1,
+        "anatomy": {"labels": secret, "legend": legend},
+        "body_spacing_mm": (6.0, 6.0, 6.0),
+        "scanner": {"stations": {"count": 1}, "t1": coarse, "dwi": coarse},
+    }
+    config = SimulationConfig.from_mapping(values)
+    simulate_to_folder(config, tmp_path / "out", formats=["nifti"])
+    marker = (tmp_path / "out" / "exam.json").read_text()
+    assert "DOE" not in marker
+    digest = hashlib.sha256(secret.read_bytes()).hexdigest()
+    assert json.loads(marker)["config"]["anatomy"]["labels_sha256"] == digest
+    before = exam_hash(config)
+    write(np.where(ids == ids.max(), 0, ids))  # another map under another name
+    other = {**values, "anatomy": {"labels": labels, "legend": legend}}
+    assert exam_hash(SimulationConfig.from_mapping(other)) != before
+    labels.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        exam_hash(SimulationConfig.from_mapping(other))
