@@ -6,13 +6,16 @@ no anatomy (a threshold on b1000 and one on T1, connected components) on ten pat
 on twenty others: the task should not be solvable so. Prints the table and writes ``realism.json``.
 
 A row that asks "of: person" compares the median person, and shows the range over people; one that
-asks "of: cohort" compares the cohort's number. Rows of "use: context" are not checked.
+asks "of: cohort" compares the cohort's number. The table says of every range whether it is the
+source's own, widened by us around its number, or derived from it, and whether the source was read or is
+recalled. Rows of the sources for which nothing is measured are listed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -59,8 +62,10 @@ def main() -> int:
             for name, value in values.items():
                 found.setdefault(name, []).append(value)
     print(file=sys.stderr)
-    rows = [compare(source, found) for source in yaml.safe_load(SOURCES.read_text())]
-    rows = [row for row in rows if row is not None]
+    sources = yaml.safe_load(SOURCES.read_text())
+    compared = [(source, compare(source, found)) for source in sources]
+    rows = [row for _, row in compared if row is not None]
+    missing = [s["quantity"] for s, row in compared if row is None and s["use"] == "check"]
     content = {
         "what": "simulated people, images and disease against sourced ranges",
         "simulated": True,
@@ -68,8 +73,10 @@ def main() -> int:
         "patients": options.patients,
         "versions": software_versions(),
         "rows": rows,
+        "not_measured": missing,
     }
     print(markdown(rows))
+    print(f"\nRows to check for which nothing is measured ({len(missing)}): {', '.join(missing)}")
     if not options.no_detector:
         content["trivial_detector"] = score_trivial_detector(
             options.out / "detector", first_seed=FIRST_DETECTOR, processes=options.processes
@@ -93,7 +100,7 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
     for n in range(options.patients):
         yield Job(
             "image" if n < 10 else "patient",
-            SimulationConfig(seed=FIRST_PATIENT + n, body_spacing_mm=(2.0, 2.0, 2.0)),
+            SimulationConfig(seed=FIRST_PATIENT + n),
         )
 
 
@@ -118,6 +125,9 @@ def person_numbers(config: SimulationConfig) -> Iterator[tuple[str, float]]:
     for region in REGIONS:
         yield f"volume_{region.name}_{who}", classes[region.id]
         yield f"cortical_share_{region.name}", cortex[region.id] / classes[region.id]
+    for site, key in (("rib", "rib"), ("skull", "skull")):
+        inside = np.isin(body.bone, [i + 1 for i, b in enumerate(body.bones) if b.site == site])
+        yield f"cortical_share_{key}", float(body.cortex[inside].mean())
     by_bone = np.bincount(body.bone.ravel(), minlength=len(body.bones) + 1)[1:] * ml
     named = {bone.name: volume for bone, volume in zip(body.bones, by_bone, strict=True)}
     ribs = [volume for name, volume in named.items() if name.startswith("rib ")]
@@ -155,7 +165,8 @@ def marrow_numbers(body, who: str) -> Iterator[tuple[str, float]]:
         yield "pdff_lumbar_man_20s" if age < 30 else "pdff_lumbar_man_30s", lumbar
     if age >= 60:
         yield f"pdff_lumbar_old_{who}", lumbar
-    yield "pdff_ilium", float(body.marrow_fat[marrow & (body.skeleton == 4)].mean())
+    hips = [i + 1 for i, b in enumerate(body.bones) if b.name.startswith("hip")]
+    yield "pdff_ilium", float(body.marrow_fat[marrow & np.isin(body.bone, hips)].mean())
     femur = np.argwhere(marrow & (body.skeleton == 5))
     depth = (femur[:, 2].max() - femur[:, 2]) * body.grid.spacing_mm[2]
     values = body.marrow_fat[tuple(femur.T)]
@@ -213,7 +224,7 @@ def image_numbers(config: SimulationConfig) -> Iterator[tuple[str, float]]:
         "adc_pancreas": "PANCREAS", "adc_prostate_pz": "PROSTATE", "adc_testis": "TESTIS",
         "adc_white_matter": "BRAIN_WHITE", "adc_grey_matter": "BRAIN_GREY", "adc_cord": "CORD",
         "adc_csf": "CSF", "adc_disc": "DISC", "adc_node_benign": "NODE",
-        "adc_haemangioma_typical": "HAEMANGIOMA", "adc_haemangioma_atypical": "STRESS_OEDEMA",
+        "adc_haemangioma_typical": "HAEMANGIOMA",
         "adc_modic1": "ENDPLATE_OEDEMA", "adc_modic2": "ENDPLATE_FAT",
         "adc_red_marrow_hyperplasia": "RED_PATCH", "adc_metastasis_untreated": "VIABLE",
     }  # fmt: skip
@@ -230,7 +241,7 @@ def disease_numbers(config: SimulationConfig) -> Iterator[tuple[str, float]]:
     """What one patient has; lists of lesions are told apart from numbers of people by ``*``."""
     scene = simulate_scene(config)
     lesions, benign = scene.disease.truth, scene.disease.benign
-    yield "*lesions", len(lesions)
+    yield "*lesions", float(len(lesions))
     for one in lesions:
         # several values under one name: a patient's dictionary holds each lesion under its own
         yield f"*volume {config.seed} {one.id}", one.volume_ml
@@ -240,6 +251,16 @@ def disease_numbers(config: SimulationConfig) -> Iterator[tuple[str, float]]:
     yield "prevalence_body", sum(one.volume_ml for one in lesions) / body_ml
     kinds = [one.kind for one in benign]
     yield "haemangioma_people", any("haemangioma" in kind for kind in kinds)
+    affected = {one.bone for one in benign if "haemangioma" in one.kind}
+    yield "haemangioma_vertebrae", len(affected) / 24
+    bone_ml = np.count_nonzero(np.isin(scene.body.skeleton, (1, 2, 3, 4, 9)))
+    bone_ml *= scene.body.grid.voxel_volume_ml
+    yield "burden_over_bone_volume", sum(one.volume_ml for one in lesions) / bone_ml
+    if len(lesions) <= 3:
+        axial = [one.site in ("spine", "pelvis") for one in lesions]
+        yield "site_few_spine_pelvis", float(np.mean(axial)) if axial else np.nan
+    broken = np.unique(scene.disease.lesions[(scene.disease.lesions > 0) & (scene.body.bone == 0)])
+    yield "*broken", float(len(broken))
     yield "bone_island_people", "bone island" in kinds
     yield "modic_people_no_pain", any("Modic" in kind for kind in kinds)
     yield "schmorl_people", "Schmorl node" in kinds
@@ -252,7 +273,9 @@ def disease_numbers(config: SimulationConfig) -> Iterator[tuple[str, float]]:
 
 def cohort_number(key: str, found: dict[str, list[float]]) -> float | None:
     """A number that only the whole cohort has; None where the key is none of these."""
-    counts = np.array(found.get("*lesions", [0.0]))
+    if "*lesions" not in found:
+        return None
+    counts = np.array(found["*lesions"])
     volumes = np.array([v[0] for k, v in found.items() if k.startswith("*volume")] or [np.nan])
     sites = [k.split()[1:3] for k in found if k.startswith("*site")]
     share = lambda name: float(np.mean([site == name for site, _ in sites]))  # noqa: E731
@@ -266,6 +289,7 @@ def cohort_number(key: str, found: dict[str, list[float]]) -> float | None:
         "patients_count_gt_10": (counts > 10).mean(),
         "lesions_per_patient_mean": counts.mean(),
         "lesions_per_patient_median": np.median(counts),
+        "lesion_share_extraosseous": sum(found["*broken"]) / max(counts.sum(), 1),
         "site_share_ribs": share("rib"),
         "site_share_thoracic_spine": level("T"),
         "site_share_lumbar_spine": level("L"),
@@ -279,7 +303,7 @@ def compare(source: dict, found: dict[str, list[float]]) -> dict | None:
     key = source["quantity"]
     cohort = cohort_number(key, found)
     values = np.array(found.get(key, []), dtype=float)
-    if source["use"] != "check" or (cohort is None and values.size == 0):
+    if cohort is None and values.size == 0:
         return None
     mean_of_people = source["of"] == "cohort" and source["unit"] in ("fraction", "kg", "ratio")
     value = cohort
@@ -297,6 +321,7 @@ def compare(source: dict, found: dict[str, list[float]]) -> dict | None:
         "sourced_range": [source["low"], source["high"]],
         "source": source["source"],
         "doi": source.get("doi", ""),
+        "basis": source["basis"],
         "confidence": source["confidence"],
         "inside": bool(inside),
         "explanation": "" if inside else EXPLAINED.get(key, ""),
@@ -305,8 +330,8 @@ def compare(source: dict, found: dict[str, list[float]]) -> dict | None:
 
 def markdown(rows: list[dict]) -> str:
     lines = [
-        "| what | simulated, median or share (range, n) | sourced range | source | inside |",
-        "|---|---|---|---|---|",
+        "| what | simulated, median or share (range, n) | range | basis | source | inside |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
         spread = ""
@@ -322,10 +347,12 @@ def markdown(rows: list[dict]) -> str:
         verdict = "yes" if row["inside"] else f"no: {row['explanation'] or 'NOT EXPLAINED'}"
         lines.append(
             f"| {row['what']} | {row['simulated']:.3g}{unit}{spread} | {low:g}-{high:g} | "
-            f"{source} | {verdict} |"
+            f"{row['basis']} | {source} | {verdict} |"
         )
     inside = sum(row["inside"] for row in rows)
-    return "\n".join([*lines, "", f"{inside} of {len(rows)} rows inside their sourced range."])
+    basis = Counter(row["basis"] for row in rows)
+    counts = ", ".join(f"{n} {name}" for name, n in basis.most_common())
+    return "\n".join([*lines, "", f"{inside} of {len(rows)} rows inside their range ({counts})."])
 
 
 def detector_text(score: dict) -> str:

@@ -70,7 +70,8 @@ class CohortGroup(StageConfig):
     split
         People on each side; together all of them.
     simulation
-        Settings of this group, over those of the cohort.
+        Settings of this group, laid over those of the cohort block by block. Seed, site, scan and
+        time point are the cohort's to give.
     """
 
     name: str = pydantic.Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -91,6 +92,7 @@ class CohortGroup(StageConfig):
             )
         if len(set(self.sites)) != len(self.sites):
             raise ValueError(f"'{self.name}' names a site twice")
+        _refuse_reserved(self.simulation)
         return self
 
 
@@ -122,6 +124,14 @@ class CohortConfig(StageConfig):
                         "a person may be on one side only"
                     )
                 seen[seed] = group.name
+        _refuse_reserved(self.simulation)
+        for group in self.groups:
+            sides = [side for side, count in group.split.items() if count]
+            if len(sides) > 1 and "anatomy" in {**self.simulation, **group.simulation}:
+                raise ValueError(
+                    f"'{group.name}' splits the bodies of one label map: they are one person; "
+                    "give each side a group with a map of its own"
+                )
         names = [group.name for group in self.groups]
         if len(set(names)) != len(names):
             raise ValueError(f"two groups of one name among {', '.join(names)}")
@@ -226,12 +236,13 @@ def simulate_cohort(
     require_folder(out)
     own = {COHORT_FILE} if says_simulated(out / COHORT_FILE) else set()
     require_own(out, [COHORT_FILE], own)
+    _refuse_strangers(out, {exam.folder for exam, _ in plan})
     report = progress or _silent
     made, failed = 0, []
     for done, (exam, outcome) in enumerate(_made(plan, out, config.form, processes), start=1):
-        if isinstance(outcome, OsteosapError):
-            failed.append(f"{exam.folder}: {outcome.problem}")
-            log.warning("%s failed: %s", exam.folder, outcome.problem)
+        if isinstance(outcome, str):
+            failed.append(f"{exam.folder}: {outcome}")
+            log.warning("%s failed: %s", exam.folder, outcome)
         else:
             made += outcome
         report(exam.folder, done / len(plan))
@@ -245,8 +256,7 @@ def simulate_cohort(
         {
             "simulated": True,
             "osteosap": __version__,
-            "config": config.to_mapping(),
-            "config_hash": config.hash(),
+            "config": _without_paths(config.to_mapping()),
             "exams": [asdict(exam) for exam, _ in plan],
         },
     )
@@ -258,8 +268,8 @@ def _person(config: CohortConfig, group: CohortGroup, seed: int) -> tuple[Simula
     from osteosap.simulate import SimulationConfig, planned_lesions
 
     turn = (seed - group.first_seed) % len(group.sites) if group.in_turn else 0
-    values = {**config.simulation, **group.simulation, "seed": seed, "site": group.sites[turn]}
-    settings = SimulationConfig.from_mapping(values)
+    values = _laid_over(config.simulation, group.simulation)
+    settings = SimulationConfig.from_mapping({**values, "seed": seed, "site": group.sites[turn]})
     return settings, planned_lesions(settings)
 
 
@@ -268,12 +278,52 @@ def _scans(
 ) -> Iterator[tuple[str, int, int, SimulationConfig]]:
     from osteosap.simulate import SimulationConfig
 
-    values = {**config.simulation, **group.simulation, "seed": first.seed}
+    values = _laid_over(config.simulation, group.simulation) | {"seed": first.seed}
     for site in (first.site,) if group.in_turn else group.sites:
         for scan in range(group.scans):
             for timepoint in range(first.timepoints):
                 key = {"site": site, "scan": scan, "timepoint": timepoint}
                 yield site, scan, timepoint, SimulationConfig.from_mapping({**values, **key})
+
+
+def _refuse_reserved(simulation: dict[str, Any]) -> None:
+    given = {"seed", "site", "scan", "timepoint"} & simulation.keys()
+    if given:
+        raise ValueError(
+            f"{', '.join(sorted(given))} in 'simulation': the cohort gives these; use first_seed, "
+            "sites, scans and timepoints"
+        )
+
+
+def _laid_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Settings laid over others, block by block."""
+    merged = dict(base)
+    for name, value in over.items():
+        inner = merged.get(name)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            value = _laid_over(inner, value)  # noqa: PLW2901
+        merged[name] = value
+    return merged
+
+
+def _without_paths(values: Any) -> Any:
+    """The same without label maps, whose names may name a person; each exam has their checksum."""
+    if isinstance(values, dict):
+        kept = {name: _without_paths(value) for name, value in values.items()}
+        return {**kept, "anatomy": "a label map"} if "anatomy" in kept else kept
+    return [_without_paths(value) for value in values] if isinstance(values, list) else values
+
+
+def _refuse_strangers(out: Path, planned: set[str]) -> None:
+    """Refuse exams of another plan in the same folder: a person could lie on two sides."""
+    found = {p.parent.relative_to(out).as_posix() for p in out.glob("*/*/subject_*/exam.json")}
+    strangers = sorted(found - planned)
+    if strangers:
+        raise OutputError(
+            f"{len(strangers)} exams in {out} are not of this cohort, {strangers[0]} among them",
+            remedy="Choose another folder, or move these exams away: a person may be on one "
+            "side only",
+        )
 
 
 def _sides(counts: Sequence[int], split: dict[Side, int]) -> list[str]:
@@ -293,7 +343,7 @@ def _sides(counts: Sequence[int], split: dict[Side, int]) -> list[str]:
 
 def _made(
     plan: Sequence[tuple[CohortExam, SimulationConfig]], out: Path, form: Form, processes: int
-) -> Iterator[tuple[CohortExam, bool | OsteosapError]]:
+) -> Iterator[tuple[CohortExam, bool | str]]:
     """Yield every exam as it is finished, and whether it was made now, or why it failed."""
     if processes == 1:
         for exam, settings in plan:
@@ -307,27 +357,29 @@ def _made(
                 pool.submit(_make_one, exam, settings, out, form): exam for exam, settings in plan
             }
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            error = future.exception()  # the process itself died: memory, a signal
+            yield futures[future], str(error) if error else future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _make_one(
-    exam: CohortExam, settings: SimulationConfig, out: Path, form: Form
-) -> bool | OsteosapError:
-    """Make one exam, unless a complete one of the same settings is there."""
+def _make_one(exam: CohortExam, settings: SimulationConfig, out: Path, form: Form) -> bool | str:
+    """Make one exam, unless a complete one is there; whether it was made now, or why it failed."""
     folder = out / exam.folder
-    if is_complete(folder, exam.hash, form=form):
-        log.info("%s: complete, made by the same settings, kept", exam.folder)
-        return False
     started = time.monotonic()
     try:
+        if is_complete(folder, exam.hash, form=form):
+            log.info("%s: complete, made by the same settings, kept", exam.folder)
+            return False
         if form == "exams":
             simulate_training_exam(settings, folder)
         else:
             simulate_to_folder(settings, folder, formats=("dicom",))
     except OsteosapError as error:
-        return error
+        return error.problem
+    except Exception as error:  # a fault of ours in one exam must not cost the others
+        log.exception("%s", exam.folder)
+        return f"{type(error).__name__}: {error}"
     log.info("%s: %.0f s", exam.folder, time.monotonic() - started)
     return True
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from datetime import date, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +24,7 @@ import numpy as np
 from osteosap import __version__
 from osteosap.config import canonical_hash
 from osteosap.errors import ConfigError, InputError
-from osteosap.exam import Exam, find_file, write_exam
+from osteosap.exam import Exam, write_exam
 from osteosap.ingest import MARKER
 from osteosap.label_maps import resample_classes, resample_lesions
 from osteosap.manifest import (
@@ -59,6 +62,9 @@ _TRAINING_PARTS = (
     "truth.json",
 )
 _COURSE = ("course.csv", "course.json")
+
+FIRST_DAY = date(2025, 1, 15)
+"""Of simulated studies; time points are 90 days apart."""
 
 
 def simulate_to_folder(
@@ -111,7 +117,7 @@ def simulate_to_folder(
     with replace_on_success(out) as aside:
         if "dicom" in formats:
             report("write DICOM", 0.6)
-            write_study(simulated.stations, aside / "dicom", config=_dialect(config))
+            write_study(simulated.stations, aside / "dicom", config=_headers(simulated))
         report("write NIfTI", 0.8)
         if "nifti" in formats:
             write_exam(simulated.exam, aside / "exam", simulated=True)
@@ -145,9 +151,16 @@ def simulate_patient_to_folder(
     require_folder(out)
     own = set(_COURSE) if says_simulated(out / "course.json") else set()
     require_own(out, _COURSE, own)
+    surplus = [p for p in out.glob("time_*") if p.name not in _time_folders(config.timepoints)]
+    for folder in surplus:
+        _require_own(folder, _STUDY_PARTS)
+    for name in _COURSE:  # until it is written anew, there is none
+        (out / name).unlink(missing_ok=True)
+    for folder in surplus:
+        shutil.rmtree(folder)
     tables = []
-    for timepoint in range(config.timepoints):
-        folder = out / f"time_{timepoint}"
+    for timepoint, name in enumerate(_time_folders(config.timepoints)):
+        folder = out / name
 
         def part(what: str, fraction: float, done: int = timepoint) -> None:
             report(f"time {done}: {what}", (done + fraction) / config.timepoints)
@@ -170,6 +183,10 @@ def simulate_patient_to_folder(
         },
     )
     write_text(out / "course.csv", text.getvalue())
+
+
+def _time_folders(timepoints: int) -> list[str]:
+    return [f"time_{timepoint}" for timepoint in range(timepoints)]
 
 
 _COURSE_COLUMNS = (
@@ -246,7 +263,7 @@ def simulate_training_exam(config: SimulationConfig, out: Path) -> None:
 
 
 def exam_hash(config: SimulationConfig, *, form: str = "exams") -> str:
-    """What an exam on disk depends on: simulation, label map, preprocessing, package version.
+    """What an exam on disk depends on: settings, label map, and the code that makes it.
 
     Parameters
     ----------
@@ -255,12 +272,25 @@ def exam_hash(config: SimulationConfig, *, form: str = "exams") -> str:
     form
         "exams" for training exams, "studies" for DICOM, which are not preprocessed.
     """
-    values: list[Any] = [form, _recorded(config), __version__]
+    values: list[Any] = [form, _recorded(config), __version__, _code_checksum()]
     if form == "exams":
         from osteosap.preprocess import PreprocessConfig
 
         values.append(PreprocessConfig().to_mapping())
     return canonical_hash(values)
+
+
+@lru_cache(maxsize=1)
+def _code_checksum() -> str:
+    """SHA-256 over the source of what makes an exam: other code, another exam."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for part in ("simulate", "preprocess", "dicom", "geometry.py", "label_maps.py"):
+        paths = [root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py"))
+        for path in paths:
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _recorded(config: SimulationConfig) -> dict[str, Any]:
@@ -286,12 +316,15 @@ def _checksum(path: Path) -> str:
 
 def is_complete(folder: Path, wanted: str, *, form: str = "exams") -> bool:
     """Whether a folder holds a whole exam of a form that was made by settings of this hash."""
-    marker = folder / MARKER
-    if form == "exams":
-        whole = all(find_file(folder, n) for n in ("t1", "b1000", "adc", "skeleton", "lesions"))
-    else:
-        whole = (folder / "dicom").is_dir() and (folder / "truth" / "truth.json").is_file()
-    return whole and marker.is_file() and read_json(marker).get("hash") == wanted
+    try:
+        marker = read_json(folder / MARKER)
+    except InputError:
+        return False
+    files = marker.get("files")
+    if marker.get("hash") != wanted or not isinstance(files, list):
+        return False
+    needed = _TRAINING_PARTS if form == "exams" else ("truth/truth.json",)
+    return set(needed) <= set(files) and all((folder / str(name)).is_file() for name in files)
 
 
 def _write_marker(
@@ -365,6 +398,19 @@ def _facts(simulated: SimulatedExam) -> dict[str, Any]:
     config = simulated.config
     return {
         "simulated": True,
+        "protocol": {
+            "sequence": simulated.sequence.to_mapping(),
+            "scanner": simulated.scanner.to_mapping(),
+        },
+        "stations": [
+            {
+                "kind": one.kind,
+                "index": one.index,
+                "gain": round(one.gain, 4),
+                "shift_mm": [round(v, 2) for v in one.shift_mm],
+            }
+            for one in simulated.acquisition
+        ],
         "seed": config.seed,
         "site": config.site,
         "scan": config.scan,
@@ -377,12 +423,12 @@ def _facts(simulated: SimulatedExam) -> dict[str, Any]:
     }
 
 
-def _dialect(config: SimulationConfig) -> DicomWriterConfig:
-    """What the headers of the site's scanner say."""
+def _headers(simulated: SimulatedExam) -> DicomWriterConfig:
+    """What the headers of the site's scanner say: the protocol that was run, and when."""
     from osteosap.dicom import DicomWriterConfig
     from osteosap.simulate.scanner.sites import SITES
 
-    sequence = config.sequence
+    config, sequence = simulated.config, simulated.sequence
     timing: dict[str, Any] = {
         "t1_repetition_time_ms": sequence.t1_tr_ms,
         "t1_echo_time_ms": sequence.t1_te_ms,
@@ -393,8 +439,10 @@ def _dialect(config: SimulationConfig) -> DicomWriterConfig:
             "t1_echo_time_ms": sequence.gre_te_ms,
             "t1_flip_angle_deg": sequence.gre_flip_deg,
         }
+    day = FIRST_DAY + timedelta(days=90 * config.timepoint + config.scan)
     return DicomWriterConfig(
         seed=config.seed,
+        study_date=day.strftime("%Y%m%d"),
         dialect=SITES[config.site].dialect,
         t1_sequence=sequence.t1_sequence,
         fat_suppression=sequence.fat_suppression,

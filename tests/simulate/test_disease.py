@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from osteosap.geometry import Grid, make_affine
 from osteosap.simulate.body import Body, BonePlace
-from osteosap.simulate.disease.lesions import SOFT, find_places
+from osteosap.simulate.disease.lesions import SOFT, draw_voxel, find_places
 from osteosap.simulate.disease.lookalikes import LOOKALIKES, paint_lookalikes
 from osteosap.simulate.disease.painting import Disease, paint_diffuse, paint_disease
 from osteosap.simulate.disease.plan import LesionPlan, draw_plans
@@ -59,11 +59,13 @@ def plans_here(n: int, *, seed: int = 1, timepoints: int = 1) -> tuple[LesionPla
     return tuple(replace(p, site="rib" if p.site == "rib" else "spine") for p in drawn)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 500), st.integers(1, 12))
-def test_lesions_are_single_pieces_in_bone_or_broken_out_and_never_touch(seed: int, n: int) -> None:
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 500), st.integers(1, 12), st.integers(0, 2))
+def test_lesions_are_single_pieces_in_bone_or_broken_out_and_never_touch(
+    seed: int, n: int, timepoint: int
+) -> None:
     before = box_body()
-    body, disease = paint(plans_here(n, seed=seed))
+    body, disease = paint(plans_here(n, seed=seed, timepoints=3), timepoint=timepoint)
     allowed = (before.bone > 0) | np.isin(before.tissue, SOFT)
     assert allowed[disease.lesions > 0].all()
     assert (body.tissue[disease.lesions > 0] == T.LESION).all()
@@ -169,6 +171,44 @@ def test_endplate_changes_lie_at_the_disc() -> None:
     assert len(where)
     assert (where[:, 2] - 11).min() * 2.0 <= 4.0  # some touch the endplate
     assert np.median(where[:, 2] - 11) * 2.0 < 15.0
+
+
+def test_the_size_of_a_rare_finding_does_not_hang_on_its_being_there() -> None:
+    volumes = []
+    for seed in range(250):
+        body = box_body(age_years=60.0)
+        truth = paint_lookalikes(
+            body,
+            places=find_places(body),
+            taken=np.zeros(SHAPE, bool),
+            noise=np.zeros(SHAPE, np.float32),
+            seed=(seed,),
+            rate=0.5,
+        )
+        volumes += [one.volume_ml for one in truth if one.kind == "haemangioma"]
+    radii = (np.array(volumes) * 3000 / (4 * np.pi)) ** (1 / 3)
+    near = np.abs(np.log(radii / 6.0)) < 0.175  # half an SD around the median
+    assert len(radii) > 30
+    assert 0.2 < near.mean() < 0.6
+
+
+def test_a_place_hardly_depends_on_the_spacing() -> None:
+    def places_at(spacing: float) -> np.ndarray:
+        n = round(60 / spacing)
+        index = (np.argwhere(np.ones((n, n, n), bool)) + 0.5) * spacing
+        inside = np.linalg.norm(index - 30.0, axis=1) < 25.0
+        voxels = np.floor(index[inside] / spacing).astype(np.int64)
+        return np.array(
+            [
+                (draw_voxel(voxels, np.random.default_rng(seed)) + 0.5) * spacing
+                for seed in range(200)
+            ]
+        )
+
+    apart = np.linalg.norm(places_at(2.0) - places_at(3.0), axis=1)
+    assert np.median(apart) < 3.0
+    spread = places_at(2.0).std(axis=0)
+    np.testing.assert_allclose(spread, 25.0 / np.sqrt(5), rtol=0.15)  # as of a uniform ball
 
 
 def test_old_people_have_more_degenerative_findings_than_young_ones() -> None:

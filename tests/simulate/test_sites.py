@@ -11,7 +11,7 @@ from osteosap.simulate.tissue import TissueTable
 
 def test_three_sites_differ_in_field_dialect_sequence_and_b_values() -> None:
     assert set(SITES) == {"a", "b", "c"}
-    assert [SITES[n].field_strength_t for n in "abc"] == [1.5, 3.0, 1.5]
+    assert [SITES[n].sequence.field_strength_t for n in "abc"] == [1.5, 3.0, 1.5]
     assert [SITES[n].dialect for n in "abc"] == ["siemens", "philips", "ge"]
     assert [SITES[n].sequence.t1_sequence for n in "abc"] == ["tse", "tse", "gre"]
     b_values = [SITES[n].scanner.dwi.b_values_s_per_mm2 for n in "abc"]

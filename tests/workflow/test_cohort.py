@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 import os
@@ -9,15 +10,23 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
-from osteosap.cohort import _THREADS, CohortConfig, plan_cohort, simulate_cohort
+from osteosap.cohort import (
+    _THREADS,
+    CohortConfig,
+    _without_paths,
+    plan_cohort,
+    simulate_cohort,
+)
 from osteosap.errors import ConfigError, InputError, OsteosapError, OutputError
 from osteosap.exam import read_exam
 from osteosap.ingest import read_input
 from osteosap.simulate import SimulationConfig
 from osteosap.simulate.scanner.sites import SITES
 from osteosap.simulated_study import (
+    exam_hash,
     simulate_patient_to_folder,
     simulate_to_folder,
     simulate_training_exam,
@@ -182,12 +191,77 @@ def test_the_sides_are_balanced_by_the_number_of_lesions():
         ([group("men", 4, 3, split={"training": 2})], "holds 2 people, the group 3"),
         ([group("men", 4, sites=["a", "a"])], "names a site twice"),
         ([group("../men", 4)], "name"),
+        ([group("men", 4, simulation={"site": "c"})], "site in 'simulation'"),
+        (
+            [
+                group(
+                    "men",
+                    4,
+                    2,
+                    split={"training": 1, "test": 1},
+                    simulation={"anatomy": {"labels": "a", "legend": "b"}},
+                )
+            ],
+            "one label map",
+        ),
         ([], "groups"),
     ],
 )
 def test_a_cohort_that_cannot_be_is_refused(groups, problem):
     with pytest.raises(ConfigError, match=problem):
         cohort(*groups)
+
+
+def test_settings_of_a_group_lie_over_those_of_the_cohort_block_by_block():
+    men = group("men", 1, simulation={"scanner": {"t1": {"snr": 9.0}}})
+    config = CohortConfig.from_mapping(
+        {"groups": [men], "simulation": {"scanner": {"dwi": {"snr": 7.0}, "t1": {"snr": 5.0}}}}
+    )
+    ((_, settings),) = plan_cohort(config)
+    assert (settings.scanner.dwi.snr, settings.scanner.t1.snr) == (7.0, 9.0)
+
+
+def test_a_cohort_that_grows_never_leaves_a_person_on_two_sides(tmp_path):
+    split = {"training": 1, "test": 1}
+    simulate_cohort(cohort(group("men", 1, 2, split=split)), tmp_path)
+    larger = cohort(group("men", 1, 3, split={"training": 1, "test": 2}))
+    with contextlib.suppress(OutputError):  # refused where a person would have to move
+        simulate_cohort(larger, tmp_path)
+    folders = [p.name for p in tmp_path.glob("*/*/subject_*")]
+    assert len(folders) == len(set(folders))
+    simulate_cohort(cohort(group("men", 1)), tmp_path / "other")
+    with pytest.raises(OutputError, match=r"1 exams in .* are not of this cohort"):
+        simulate_cohort(cohort(group("men", 2)), tmp_path / "other")
+
+
+def test_half_an_exam_is_made_again(tmp_path):
+    (exam,), _ = simulate_cohort(cohort(group("men", 4)), tmp_path)
+    (tmp_path / exam.folder / "body.nii.gz").unlink()
+    assert simulate_cohort(cohort(group("men", 4)), tmp_path)[1] == 1
+    assert (tmp_path / exam.folder / "body.nii.gz").is_file()
+
+
+def test_the_code_that_makes_an_exam_is_part_of_its_hash(monkeypatch):
+    before = exam_hash(coarse(1))
+    monkeypatch.setattr("osteosap.simulated_study._code_checksum", lambda: "other")
+    assert exam_hash(coarse(1)) != before
+
+
+def test_what_a_cohort_writes_names_no_file_of_the_user():
+    config = cohort(group("men", 1), anatomy={"labels": "/home/doe/a.nii.gz", "legend": "/x.json"})
+    assert "doe" not in json.dumps(_without_paths(config.to_mapping()))
+
+
+def test_headers_say_the_protocol_that_was_run_and_the_day(tmp_path):
+    config = coarse(3, vary_protocol=True, timepoints=2, timepoint=1)
+    simulate_to_folder(config, tmp_path, formats=["dicom"])
+    known = json.loads((tmp_path / "truth" / "truth.json").read_text())["protocol"]["sequence"]
+    assert known["t1_tr_ms"] != pytest.approx(config.sequence.t1_tr_ms)
+    headers = [pydicom.dcmread(p, stop_before_pixels=True) for p in tmp_path.rglob("*.dcm")]
+    t1 = [h for h in headers if h.ScanningSequence == "SE"]
+    assert t1
+    assert {round(float(h.RepetitionTime), 3) for h in t1} == {round(known["t1_tr_ms"], 3)}
+    assert {h.StudyDate for h in headers} == {"20250415"}
 
 
 def test_one_exam_that_fails_does_not_stop_the_others_and_is_named(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from scipy import ndimage
 
 from osteosap.config import StageConfig
+from osteosap.errors import ConfigError
 from osteosap.exam import Exam, StationImage
 from osteosap.simulate.anatomy.build import body_grid, build_body
 from osteosap.simulate.body import BODY_HI, BODY_LO, Body
@@ -21,8 +23,12 @@ from osteosap.simulate.disease.painting import Disease, LesionTruth, paint_diffu
 from osteosap.simulate.disease.plan import Profile, draw_count, draw_plans
 from osteosap.simulate.implants import ImplantKind, paint_implant
 from osteosap.simulate.label_map.deformation import DeformationConfig
-from osteosap.simulate.label_map.source import build_body_from_labels, read_label_map
-from osteosap.simulate.person import Person
+from osteosap.simulate.label_map.source import (
+    LabelMap,
+    build_body_from_labels,
+    read_label_map,
+)
+from osteosap.simulate.person import AGE_RANGE, Person
 from osteosap.simulate.scanner.acquire import DWI_SCALE, T1_SCALE, scan
 from osteosap.simulate.scanner.lattice import Pose
 from osteosap.simulate.scanner.protocol import ScannerConfig
@@ -101,7 +107,7 @@ class SimulationConfig(StageConfig):
 
     seed: NonNegativeInt = 0
     sex: Literal["male", "female"] | None = None
-    age_years: float | None = pydantic.Field(default=None, ge=18.0, le=95.0)
+    age_years: float | None = pydantic.Field(default=None, ge=AGE_RANGE[0], le=AGE_RANGE[1])
     lesions: NonNegativeInt | None = None
     diffuse: bool = False
     lookalikes: NonNegativeFloat = 1.0
@@ -182,6 +188,8 @@ class SimulatedExam:
         What is known of each lesion and of each benign finding.
     person
         Sex, age, height and so on.
+    sequence, scanner
+        The protocol that was run: drawn around the site's where ``vary_protocol`` is on.
     acquisition
         What the scanner did to every station of T1, then of DWI.
     config
@@ -194,6 +202,8 @@ class SimulatedExam:
     lesions: tuple[LesionTruth, ...]
     benign: tuple[BenignTruth, ...]
     person: dict[str, Any]
+    sequence: SequenceConfig
+    scanner: ScannerConfig
     acquisition: tuple[StationTruth, ...]
     config: SimulationConfig
 
@@ -235,6 +245,8 @@ def simulate_exam(config: SimulationConfig) -> SimulatedExam:
             replace(b, centre_mm=_moved(b.centre_mm, pose.affine)) for b in disease.benign
         ),
         person=body.person.describe(),
+        sequence=sequence,
+        scanner=scanner,
         acquisition=tuple(acquired.stations),
         config=config,
     )
@@ -272,11 +284,30 @@ def _body(config: SimulationConfig) -> Body:
     if config.anatomy is None:
         person = Person.draw(rng, sex=_sex(config), age_years=age)
         return build_body(person, body_grid(person, spacing), seed=config.seed)
-    source = read_label_map(config.anatomy.labels, config.anatomy.legend)
+    source = _label_map(config.anatomy)
+    if source.sex and config.sex and source.sex != config.sex:
+        raise ConfigError(
+            f"sex {config.sex}, but the organs of {config.anatomy.labels} are {source.sex}",
+            remedy="Leave the sex out, or take another label map",
+        )
     person = Person.draw(rng, sex=source.sex or _sex(config), age_years=age)
     return build_body_from_labels(
         source, spacing, seed=config.seed, person=person, config=config.anatomy.deformation
     )
+
+
+def _label_map(source: AnatomySource) -> LabelMap:
+    """The map, read once for all exams of a process while its files stay as they are."""
+    try:
+        times = (source.labels.stat().st_mtime_ns, source.legend.stat().st_mtime_ns)
+    except OSError:
+        times = (0, 0)  # reading says what is wrong
+    return _read_once(source.labels, source.legend, times)
+
+
+@lru_cache(maxsize=1)
+def _read_once(labels: Path, legend: Path, _times: tuple[int, int]) -> LabelMap:
+    return read_label_map(labels, legend)
 
 
 def planned_lesions(config: SimulationConfig) -> int:

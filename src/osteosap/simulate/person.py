@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from osteosap.errors import ConfigError
 
-__all__ = ["REFERENCE_ORIGIN_MM", "Person", "Sex"]
+__all__ = ["AGE_RANGE", "REFERENCE_ORIGIN_MM", "Person", "Sex"]
 
 Points = npt.NDArray[np.float64]
 Sex = Literal["male", "female"]

@@ -7,6 +7,7 @@ had, and the order of time points does not matter.
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from osteosap.simulate.disease.plan import LesionPlan
 from osteosap.simulate.shapes import Canvas, Ellipsoid, Field
 from osteosap.simulate.tissue import T
 
-__all__ = ["PlacedLesion", "Places", "find_places", "place_lesion"]
+__all__ = ["PlacedLesion", "Places", "draw_voxel", "find_places", "place_lesion"]
 
 TRIES = 25
 SOFT = (T.MUSCLE, T.FAT, T.NERVE, T.VEIN, T.TENDON)
@@ -42,17 +43,14 @@ class Places:
     by_site: dict[str, list[int]]
 
     def draw(self, site: str, rng: np.random.Generator) -> tuple[int, npt.NDArray[np.int64]] | None:
-        """Bone index and marrow voxel (3,) at a site, by marrow volume; None if it has none.
-
-        The voxel is drawn by rank, so that the place hardly depends on the spacing.
-        """
+        """Bone index and marrow voxel (3,) at a site, by marrow volume; None if it has none."""
         bones = self.by_site.get(site)
         if not bones:
             return None
         sizes = np.array([len(self.voxels[b]) for b in bones], dtype=float)
-        bone = bones[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
-        part = self.voxels[bone]
-        return bone, part[int(rng.uniform() * len(part))]
+        share = np.cumsum(sizes) / sizes.sum()
+        bone = bones[min(int(np.searchsorted(share, rng.uniform())), len(bones) - 1)]
+        return bone, draw_voxel(self.voxels[bone], rng)
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,8 @@ class PlacedLesion:
     bone
         Index of its bone.
     voxels
-        (N, 3) indices, from the core outwards; N voxels at the largest volume of the plan.
+        (N, 3) indices, from the core outwards; the first of them are always one piece; N voxels at
+        the largest volume of the plan.
     distance_mm
         (N,) level of each voxel in the blob, rising.
     """
@@ -96,6 +95,17 @@ def find_places(body: Body) -> Places:
     for number in voxels:
         by_site.setdefault(body.bones[number].site, []).append(number)
     return Places(voxels, by_site)
+
+
+def draw_voxel(voxels: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """One of some voxels (N, 3): a quantile along S, of those one along A, of those one along R.
+
+    So the place hardly depends on the spacing. At least one voxel must be there.
+    """
+    for axis, share in zip((2, 1, 0), rng.uniform(size=3), strict=True):
+        along = np.sort(voxels[:, axis])
+        voxels = voxels[voxels[:, axis] == along[int(share * len(along))]]
+    return np.asarray(voxels[0])
 
 
 def place_lesion(
@@ -150,27 +160,57 @@ def _grow(
     allowed = body.bone[box] == bone + 1
     if plan.breaks_out:
         allowed |= np.isin(body.tissue[box], SOFT) & (distance < -0.1 * radius)
-    start = tuple(int(v) - s.start for v, s in zip(voxel, box, strict=True))
     within = allowed & ~taken[box] & (distance <= 0.8 * radius + 1.0)
-    within = _piece_of(within, start)
-    wanted = max(1, round(plan.largest_ml / body.grid.voxel_volume_ml))
-    if int(within.sum()) < wanted:
-        return None
-    level = float(np.partition(distance[within], wanted - 1)[wanted - 1])
-    piece = _piece_of(within & (distance <= level), start)
-    if int(piece.sum()) < 0.9 * wanted:
-        return None
-    voxels, levels = np.argwhere(piece), distance[piece]
-    order = np.argsort(levels, kind="stable")[:wanted]
     offset = np.array([s.start for s in box])
-    return PlacedLesion(plan, bone, voxels[order] + offset, levels[order])
+    wanted = max(1, round(plan.largest_ml / body.grid.voxel_volume_ml))
+    voxels, levels = _flood(within, distance, start=voxel - offset, wanted=wanted)
+    if len(voxels) < wanted:
+        return None
+    return PlacedLesion(plan, bone, voxels + offset, levels)
 
 
-def _piece_of(mask: npt.NDArray[np.bool_], start: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """The connected part (26 neighbours) of a mask that holds a voxel; empty if none does."""
-    labels, _ = ndimage.label(mask, _ALL_NEIGHBOURS)
-    number = labels[start]
-    return np.asarray(labels == number) if number else np.zeros_like(mask)
+def _flood(
+    within: npt.NDArray[np.bool_], level: Field, *, start: npt.NDArray[np.int64], wanted: int
+) -> tuple[npt.NDArray[np.int64], Field]:
+    """Voxels in the order in which a rising level reaches them from a start.
+
+    Every beginning of the list is one connected piece (26 neighbours).
+
+    Parameters
+    ----------
+    within
+        Bool (I, J, K): where it may go.
+    level
+        Float (I, J, K).
+    start
+        Index (3,), inside.
+    wanted
+        At most so many voxels.
+
+    Returns
+    -------
+    voxels, levels
+        (N, 3) indices and the level (N,) at which each was reached, rising.
+    """
+    first = tuple(int(v) for v in start)
+    free = within.copy()
+    if not free[first]:
+        return np.zeros((0, 3), np.int64), np.zeros(0, np.float32)
+    free[first] = False
+    heap, highest = [(float(level[first]), first)], -np.inf
+    voxels: list[tuple[int, ...]] = []
+    levels: list[float] = []
+    while heap and len(voxels) < wanted:
+        reached, place = heapq.heappop(heap)
+        highest = max(highest, reached)
+        voxels.append(place)
+        levels.append(highest)
+        around = tuple(slice(max(v - 1, 0), v + 2) for v in place)
+        for step in np.argwhere(free[around]).tolist():
+            near = tuple(s.start + n for s, n in zip(around, step, strict=True))
+            heapq.heappush(heap, (float(level[near]), near))
+        free[around] = False
+    return np.array(voxels, np.int64), np.array(levels, np.float32)
 
 
 def _take(taken: npt.NDArray[np.bool_], voxels: npt.NDArray[np.int64]) -> None:

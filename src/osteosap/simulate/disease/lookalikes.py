@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from osteosap.simulate.body import Body
-from osteosap.simulate.disease.lesions import Places
+from osteosap.simulate.disease.lesions import Places, draw_voxel
 from osteosap.simulate.shapes import Canvas, Ellipsoid, Field
 from osteosap.simulate.tissue import T
 
@@ -159,9 +159,9 @@ def paint_lookalikes(
     """
     found = []
     for number, kind in enumerate(LOOKALIKES):
-        rng = np.random.default_rng([*seed, number])
+        rng = np.random.default_rng([*seed, 1, number])
         for index in range(int(rng.poisson(rate * kind.per_person(body.person.age_years)))):
-            own = np.random.default_rng([*seed, number, index])
+            own = np.random.default_rng([*seed, 2, number, index])
             outline = _outline(body, kind, places=places, noise=noise, rng=own)
             if outline is not None:
                 bone, box, inside = outline
@@ -221,7 +221,7 @@ def _draw_place(
         if not named:
             return None
         part = places.voxels[named[0]]
-        return named[0], part[int(rng.uniform() * len(part))]
+        return named[0], draw_voxel(part, rng)
     if kind.where == "endplate":
         order = sorted(places.by_site[site], key=lambda b: float(places.voxels[b][:, 2].mean()))
         bone = order[(int(rng.geometric(kind.decay)) - 1) % len(order)]
@@ -230,7 +230,7 @@ def _draw_place(
         voxels = places.voxels[bone]
         top = voxels[:, 2].max() - 45.0 / body.grid.spacing_mm[2]
         part = voxels[voxels[:, 2] >= top]
-    return (bone, part[int(rng.uniform() * len(part))]) if len(part) else None
+    return (bone, draw_voxel(part, rng)) if len(part) else None
 
 
 def _at_disc(body: Body, voxels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

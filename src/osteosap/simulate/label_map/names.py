@@ -192,7 +192,7 @@ CORES: dict[T, tuple[T, float]] = {
 
 _NAMED = {name: tissue for tissue, names in TISSUES_OF.items() for name in names}
 _VERTEBRA = re.compile(r"(?:vertebrae?_)?([ctl])_?(\d+)")
-_RIB = re.compile(r"rib_(left|right)_(\d+)")
+_RIB = re.compile(r"rib_(left|right)_([1-9]|1[0-2])")
 _SIDE = re.compile(r"(.+)_(left|right)")
 
 

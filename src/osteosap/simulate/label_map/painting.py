@@ -32,7 +32,7 @@ CORTEX_MM = {
     "spine": 0.8, "pelvis": 1.2, "sternum": 0.45, "rib": 0.8, "scapula": 1.0, "clavicle": 1.5,
     "skull": 1.7, "forearm": 1.8, "hand": 1.0, "leg": 1.8,
 }  # fmt: skip
-"""Thickness of the cortical shell (mm) by site, as the procedural bones have it."""
+"""Thickness of the cortical shell (mm) by site: one value where procedural bones have several."""
 SHAFT_MM = {
     "femur": ((0.0, 0.1, 0.25, 0.4, 0.7, 0.8, 0.88, 1.0), (1.0, 1.3, 4.5, 6.5, 6.0, 4.0, 2.0, 0.9)),
     "humerus": (

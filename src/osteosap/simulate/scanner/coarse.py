@@ -1,4 +1,4 @@
-"""The body on a coarse grid in the scanner: susceptibility, outline, lung, spine, metal.
+"""The body on a coarse grid in the scanner: susceptibility, outline, lung, spine.
 
 Fields, coils and breathing are smooth; 6 mm are enough for them and cheap.
 """
@@ -64,8 +64,6 @@ class CoarseBody:
         What a shim sees: tissue that gives signal.
     lung, spine
         Lung; bones whose site is the spine.
-    has_metal
-        Whether there is any.
     """
 
     grid: Grid
@@ -74,7 +72,6 @@ class CoarseBody:
     shimmed: Mask
     lung: Mask
     spine: Mask
-    has_metal: bool
 
 
 def coarse_body(body: Body, pose: Pose) -> CoarseBody:
@@ -85,7 +82,6 @@ def coarse_body(body: Body, pose: Pose) -> CoarseBody:
     tissue, bone = body.tissue[middle], body.bone[middle]
     is_spine = np.array([False] + [b.site == "spine" for b in body.bones])
     spine = is_spine[bone]
-    has_metal = bool((chi > AIR_PPM + 0.1).any())
     grid = _coarse_grid(pose.place(body.grid), factor, chi.shape)
     padded = [_fit(a, chi.shape) for a in (tissue, spine)]
     tissue, spine = padded[0], padded[1].astype(bool)
@@ -104,7 +100,6 @@ def coarse_body(body: Body, pose: Pose) -> CoarseBody:
         shimmed=~np.isin(tissue, silent),
         lung=tissue == T.LUNG,
         spine=spine,
-        has_metal=has_metal,
     )
 
 

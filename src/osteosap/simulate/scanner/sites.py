@@ -45,11 +45,6 @@ class Site:
     sequence: SequenceConfig
     scanner: ScannerConfig
 
-    @property
-    def field_strength_t(self) -> float:
-        """Field of the magnet (tesla)."""
-        return self.sequence.field_strength_t
-
 
 _A = Site("a", "siemens", SequenceConfig(), ScannerConfig())
 
