@@ -7,8 +7,8 @@ on twenty others: the task should not be solvable so. Prints the table and write
 
 A row that asks "of: person" compares the median person, and shows the range over people; one that
 asks "of: cohort" compares the cohort's number. The table says of every range whether it is the
-source's own, widened by us around its number, or derived from it, and whether the source was read or is
-recalled. Rows of the sources for which nothing is measured are listed at the end.
+source's own, widened by us around its number, or derived from it, and whether the source was read
+or is recalled. Rows of the sources for which nothing is measured are listed at the end.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ def main() -> None:
 
 HEAD = """# Realism
 
-Written by `benchmarks/realism_page.py`. Every number is of simulated people, but the ranges and the atlas.
+Written by `benchmarks/realism_page.py`. All numbers but the ranges and the atlas's are of simulated
+people.
 
 ## Against what papers report
 """
@@ -43,9 +44,9 @@ Written by `benchmarks/realism_page.py`. Every number is of simulated people, bu
 ATLAS = """
 ## Against one real man
 
-`benchmarks/anatomy_atlas.py`: the men that the simulator draws, against the label map of the BodyParts3D man,
-(c) The Database Center for Life Science, CC BY-SA 2.1 Japan, after one rotation, translation and scale.
-They are meant to differ from him as men do.
+`benchmarks/anatomy_atlas.py`: the men that the simulator draws, against the label map of the
+BodyParts3D man, (c) The Database Center for Life Science, CC BY-SA 2.1 Japan, after one rotation,
+translation and scale. They are meant to differ from him as men do.
 """
 
 SPEED = """
@@ -56,10 +57,10 @@ SPEED = """
 
 def papers(found: dict) -> str:
     return f"""`benchmarks/realism.py`: {found["people"]} healthy people, half of them women, and
-{found["patients"]} patients. What each source says is in `benchmarks/realism_sources.yaml`. A row of one
-person compares the median person and shows the range over people. *Basis*: `source` is a range of the
-source's own, `widened` one of ours around its number, `derived` one that we computed from it; "recalled"
-marks a source that was not opened again.
+{found["patients"]} patients. What each source says is in `benchmarks/realism_sources.yaml`. A row
+of one person compares the median person and shows the range over people. *Basis*: `source` is a
+range of the source's own, `widened` one of ours around its number, `derived` one that we computed
+from it; "recalled" marks a source that was not opened again.
 
 {realism.markdown(found["rows"])}
 
@@ -77,8 +78,8 @@ def detector(found: dict) -> str:
 
 {realism.detector_text(score)}
 It takes what is over {score["b1000_over_median"]:.1f} times the body's median on b1000 and under
-{score["t1_under_median"]:g} times on T1, in pieces of {score["min_ml"]:g} to {score["max_ml"]:g} mL; it
-sees what the product sees, stitched exams from the virtual scanner.
+{score["t1_under_median"]:g} times on T1, in pieces of {score["min_ml"]:g} to
+{score["max_ml"]:g} mL; it sees what the product sees, stitched exams from the virtual scanner.
 
 | b1000 over the median | sensitivity | false positives per exam |
 |---|---|---|
