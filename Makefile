@@ -14,7 +14,7 @@ STAMP := $(VENV)/.osteosap-stamp
 FAST := not slow and not server and not browser and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check bench figures clean
+.PHONY: help install demo test test-slow check bench realism figures clean
 
 help:
 	@sed -n '2,6s/^# *//p' Makefile
@@ -46,8 +46,16 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/shipped_weights.py --out benchmarks/results
 
+# The page docs/reference/realism.md; the atlas is not part of the project (see benchmarks/anatomy_atlas.py).
+realism: $(STAMP)
+	$(BIN)/python benchmarks/simulate.py --out benchmarks/results
+	$(BIN)/python benchmarks/anatomy_atlas.py --out benchmarks/results
+	$(BIN)/python benchmarks/realism.py --out benchmarks/results
+	$(BIN)/python benchmarks/realism_page.py --results benchmarks/results
+
 figures: $(STAMP)
 	$(BIN)/python examples/simulated_exam.py --out docs/images/simulated_exam.png
+	$(BIN)/python examples/contact_sheets.py --out docs/images
 
 clean:
 	rm -rf $(VENV) demo build dist src/*.egg-info
