@@ -35,7 +35,14 @@ from osteosap.simulated_study import (
 if TYPE_CHECKING:
     from osteosap.simulate import SimulationConfig
 
-__all__ = ["CohortConfig", "CohortExam", "CohortGroup", "plan_cohort", "simulate_cohort"]
+__all__ = [
+    "CohortConfig",
+    "CohortExam",
+    "CohortGroup",
+    "cohort_state",
+    "plan_cohort",
+    "simulate_cohort",
+]
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +75,8 @@ class CohortGroup(StageConfig):
     scans
         Scans of a person at each site.
     split
-        People on each side; together all of them.
+        People on each side ("training", "validation", "test"); together all of them. Without it
+        all are on the side "all".
     simulation
         Settings of this group, laid over those of the cohort block by block. Seed, site, scan and
         time point are the cohort's to give.
@@ -120,8 +128,8 @@ class CohortConfig(StageConfig):
             for seed in range(group.first_seed, group.first_seed + group.subjects):
                 if seed in seen:
                     raise ValueError(
-                        f"person {seed} is in '{seen[seed]}' and in '{group.name}': "
-                        "a person may be on one side only"
+                        f"person {seed} is in '{seen[seed]}' and in '{group.name}': a person "
+                        "may be on one side only, so move first_seed"
                     )
                 seen[seed] = group.name
         _refuse_reserved(self.simulation)
@@ -193,6 +201,19 @@ def plan_cohort(config: CohortConfig) -> tuple[tuple[CohortExam, SimulationConfi
     return tuple(plan)
 
 
+def cohort_state(config: CohortConfig, out: Path) -> tuple[tuple[CohortExam, bool], ...]:
+    """Every exam of a cohort, and whether a complete one is there already; nothing is made.
+
+    Raises
+    ------
+    ConfigError, OutputError
+        What :func:`simulate_cohort` would refuse.
+    """
+    exams = [exam for exam, _ in plan_cohort(config)]
+    _refuse_strangers(out, {exam.folder for exam in exams})
+    return tuple((e, is_complete(out / e.folder, e.hash, form=config.form)) for e in exams)
+
+
 def simulate_cohort(
     config: CohortConfig,
     out: Path,
@@ -238,18 +259,21 @@ def simulate_cohort(
     require_own(out, [COHORT_FILE], own)
     _refuse_strangers(out, {exam.folder for exam, _ in plan})
     report = progress or _silent
-    made, failed = 0, []
+    made = 0
+    failed: list[tuple[str, OsteosapError]] = []
     for done, (exam, outcome) in enumerate(_made(plan, out, config.form, processes), start=1):
-        if isinstance(outcome, str):
-            failed.append(f"{exam.folder}: {outcome}")
+        if isinstance(outcome, OsteosapError):
+            failed.append((exam.folder, outcome))
             log.warning("%s failed: %s", exam.folder, outcome)
         else:
             made += outcome
         report(exam.folder, done / len(plan))
     if failed:
+        folder, error = failed[0]
         raise OutputError(
-            f"{len(failed)} of {len(plan)} exams failed: {'; '.join(failed[:5])}",
-            remedy="Mend the cause and run the same command again; finished exams are kept",
+            f"{len(failed)} of {len(plan)} exams failed (the log names them), {folder} first: "
+            f"{error.problem}",
+            remedy=f"{error.remedy}. Then run the same command again: finished exams are kept",
         )
     write_json(
         out / COHORT_FILE,
@@ -284,6 +308,14 @@ def _scans(
             for timepoint in range(first.timepoints):
                 key = {"site": site, "scan": scan, "timepoint": timepoint}
                 yield site, scan, timepoint, SimulationConfig.from_mapping({**values, **key})
+
+
+def _died(error: BaseException) -> OsteosapError:
+    """What no error of ours explains: memory, a killed process, a defect."""
+    return OutputError(
+        f"{type(error).__name__}: {error}",
+        remedy="Use fewer processes if memory ran out; otherwise report it with the log",
+    )
 
 
 def _refuse_reserved(simulation: dict[str, Any]) -> None:
@@ -343,7 +375,7 @@ def _sides(counts: Sequence[int], split: dict[Side, int]) -> list[str]:
 
 def _made(
     plan: Sequence[tuple[CohortExam, SimulationConfig]], out: Path, form: Form, processes: int
-) -> Iterator[tuple[CohortExam, bool | str]]:
+) -> Iterator[tuple[CohortExam, bool | OsteosapError]]:
     """Yield every exam as it is finished, and whether it was made now, or why it failed."""
     if processes == 1:
         for exam, settings in plan:
@@ -357,13 +389,15 @@ def _made(
                 pool.submit(_make_one, exam, settings, out, form): exam for exam, settings in plan
             }
         for future in as_completed(futures):
-            error = future.exception()  # the process itself died: memory, a signal
-            yield futures[future], str(error) if error else future.result()
+            error = future.exception()
+            yield futures[future], _died(error) if error else future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _make_one(exam: CohortExam, settings: SimulationConfig, out: Path, form: Form) -> bool | str:
+def _make_one(
+    exam: CohortExam, settings: SimulationConfig, out: Path, form: Form
+) -> bool | OsteosapError:
     """Make one exam, unless a complete one is there; whether it was made now, or why it failed."""
     folder = out / exam.folder
     started = time.monotonic()
@@ -376,10 +410,10 @@ def _make_one(exam: CohortExam, settings: SimulationConfig, out: Path, form: For
         else:
             simulate_to_folder(settings, folder, formats=("dicom",))
     except OsteosapError as error:
-        return error.problem
+        return error
     except Exception as error:  # a fault of ours in one exam must not cost the others
         log.exception("%s", exam.folder)
-        return f"{type(error).__name__}: {error}"
+        return _died(error)
     log.info("%s: %.0f s", exam.folder, time.monotonic() - started)
     return True
 

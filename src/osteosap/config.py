@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from pathlib import Path, PurePath
@@ -26,13 +27,7 @@ class StageConfig(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(p) for p in first["loc"]) or cls.__name__
-            block, known = _block(cls, first["loc"])
-            raise ConfigError(
-                f"setting '{place}' of {cls.__name__}: {first['msg']} (got {first['input']!r})",
-                remedy=f"Known settings{f' of {block}' if block else ''}: {', '.join(known)}",
-            ) from error
+            raise _explained(cls, error.errors()[0]) from error
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
@@ -83,6 +78,26 @@ def canonical_hash(values: Any) -> str:
     """SHA-256 of a JSON-serialisable value, independent of key order."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _explained(config: type[BaseModel], found: Any) -> ConfigError:
+    """What a validator found, in words."""
+    place = ".".join(str(p) for p in found["loc"])
+    if found["type"] == "value_error":  # of settings that do not agree; the words are ours
+        where = f"{place}: " if place else ""
+        return ConfigError(
+            where + found["msg"].removeprefix("Value error, "),
+            remedy=f"Change the settings of {config.__name__} so that they agree",
+        )
+    block, known = _block(config, found["loc"])
+    problem = f"setting '{place or config.__name__}' of {config.__name__}: "
+    if found["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1)
+        problem += "not known" + (f"; did you mean '{near[0]}'?" if near else "")
+    else:
+        problem += f"{found['msg']} (got {found['input']!r})"
+    names = f"Known settings{f' of {block}' if block else ''}: {', '.join(known)}"
+    return ConfigError(problem, remedy=names)
 
 
 def _block(config: type[BaseModel], place: tuple[int | str, ...]) -> tuple[str, list[str]]:

@@ -11,7 +11,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import date, timedelta
@@ -61,7 +60,7 @@ _TRAINING_PARTS = (
     *(f"{name}.nii.gz" for name in ("t1", "b1000", "adc", "skeleton", "lesions", "body")),
     "truth.json",
 )
-_COURSE = ("course.csv", "course.json")
+_COURSE = ("course.json", "course.csv")
 
 FIRST_DAY = date(2025, 1, 15)
 """Of simulated studies; time points are 90 days apart."""
@@ -77,7 +76,7 @@ def simulate_to_folder(
     """Simulate one examination and write it as a user would receive it, with its truth beside.
 
     ``out/dicom`` holds the acquired stations as DICOM, ``out/exam`` images and truth on one grid
-    as NIfTI (without stations, noise or distortion of the scanner), ``out/truth`` the skeleton,
+    as NIfTI (ideal: no stations, noise or distortion of a scanner), ``out/truth`` the skeleton,
     the lesions and the ADC (um2/s) alone, for scoring. ``out/exam.json`` lists these files; what an
     earlier call wrote is replaced as a whole.
 
@@ -113,7 +112,7 @@ def simulate_to_folder(
     if "dicom" in formats:  # a missing library shows before the work
         from osteosap.dicom import write_study
     report("simulate the body and its images", 0.0)
-    simulated = simulate_exam(config)
+    simulated = simulate_exam(config, acquire="dicom" in formats)
     with replace_on_success(out) as aside:
         if "dicom" in formats:
             report("write DICOM", 0.6)
@@ -125,7 +124,7 @@ def simulate_to_folder(
         _write_truth(simulated, aside / "truth")
         _write_marker(aside / "truth", config, {})
         _write_marker(aside, config, {})
-        _replace_own(aside, out, _STUDY_PARTS)
+        _replace_own(aside, out)
 
 
 def simulate_patient_to_folder(
@@ -147,46 +146,44 @@ def simulate_patient_to_folder(
     ConfigError, OutputError
         As for :func:`simulate_to_folder`.
     """
+    if config.timepoints < 2 or config.timepoint:
+        raise ConfigError(
+            f"{config.timepoints} time points and the time point {config.timepoint} for a patient "
+            "over time",
+            remedy="Give at least two time points, and leave 'timepoint' out",
+        )
     report = progress or _silent
-    require_folder(out)
-    own = set(_COURSE) if says_simulated(out / "course.json") else set()
-    require_own(out, _COURSE, own)
-    surplus = [p for p in out.glob("time_*") if p.name not in _time_folders(config.timepoints)]
-    for folder in surplus:
-        _require_own(folder, _STUDY_PARTS)
-    for name in _COURSE:  # until it is written anew, there is none
-        (out / name).unlink(missing_ok=True)
-    for folder in surplus:
-        shutil.rmtree(folder)
-    tables = []
-    for timepoint, name in enumerate(_time_folders(config.timepoints)):
-        folder = out / name
+    names = [f"time_{timepoint}" for timepoint in range(config.timepoints)]
+    _require_own(out, [*names, *_COURSE], marker=_COURSE[0])
+    with replace_on_success(out) as aside:
+        tables = []
+        for timepoint, name in enumerate(names):
 
-        def part(what: str, fraction: float, done: int = timepoint) -> None:
-            report(f"time {done}: {what}", (done + fraction) / config.timepoints)
+            def part(what: str, fraction: float, done: int = timepoint) -> None:
+                report(f"time {done}: {what}", (done + fraction) / config.timepoints)
 
-        one = config.model_copy(update={"timepoint": timepoint})
-        simulate_to_folder(one, folder, formats=formats, progress=part)
-        tables.append(read_json(folder / "truth" / "truth.json")["lesions"])
-    rows = list(_course_rows(tables))
+            one = config.model_copy(update={"timepoint": timepoint})
+            simulate_to_folder(one, aside / name, formats=formats, progress=part)
+            tables.append(read_json(aside / name / "truth" / "truth.json")["lesions"])
+        _write_course(list(_course_rows(tables)), aside, config)
+        _replace_own(aside, out, marker=_COURSE[0])
+
+
+def _write_course(rows: list[dict[str, Any]], folder: Path, config: SimulationConfig) -> None:
+    """The course as a table and, with the record of all files of the patient, as JSON."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(_COURSE_COLUMNS), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_json(
-        out / "course.json",
-        {
-            "simulated": True,
-            "osteosap": __version__,
-            "config_hash": canonical_hash(_recorded(config)),
-            "rows": rows,
-        },
-    )
-    write_text(out / "course.csv", text.getvalue())
-
-
-def _time_folders(timepoints: int) -> list[str]:
-    return [f"time_{timepoint}" for timepoint in range(timepoints)]
+    write_text(folder / _COURSE[1], text.getvalue())
+    content = {
+        "simulated": True,
+        "osteosap": __version__,
+        "config_hash": canonical_hash(_recorded(config)),
+        "rows": rows,
+        "files": _files_below(folder),
+    }
+    write_json(folder / _COURSE[0], content)
 
 
 _COURSE_COLUMNS = (
@@ -259,7 +256,7 @@ def simulate_training_exam(config: SimulationConfig, out: Path) -> None:
         write_nifti(assembled.body, aside / "body.nii.gz")
         write_json(aside / "truth.json", _facts(simulated))
         _write_marker(aside, config, facts, form="exams")
-        _replace_own(aside, out, _TRAINING_PARTS)
+        _replace_own(aside, out)
 
 
 def exam_hash(config: SimulationConfig, *, form: str = "exams") -> str:
@@ -331,7 +328,7 @@ def _write_marker(
     folder: Path, config: SimulationConfig, facts: dict[str, Any], *, form: str = "studies"
 ) -> None:
     """Write what a folder is, and the files that are in it so far."""
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = _files_below(folder)
     recorded = _recorded(config)
     content = {
         "simulated": True,
@@ -353,31 +350,42 @@ def says_simulated(marker: Path) -> bool:
     return False
 
 
-def _require_own(out: Path, parts: Sequence[str]) -> None:
+def _own_files(out: Path, marker: str) -> set[str]:
+    """Files that an earlier call put on record in its marker."""
+    files = read_json(out / marker).get("files") if says_simulated(out / marker) else None
+    if not isinstance(files, list):
+        return set()
+    return {marker, *(name for name in files if isinstance(name, str))}
+
+
+def _files_below(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def _require_own(out: Path, parts: Sequence[str], *, marker: str = MARKER) -> None:
     """Refuse a folder where ``parts`` or a marker are not, by the marker, from an earlier call."""
     require_folder(out)
-    own: set[str] = set()
-    if says_simulated(out / MARKER):
-        files = read_json(out / MARKER).get("files")
-        if isinstance(files, list):
-            own = {MARKER, *(name for name in files if isinstance(name, str))}
-    require_own(out, [*parts, MARKER], own)
+    require_own(out, [*parts, marker], _own_files(out, marker))
 
 
-def _replace_own(aside: Path, out: Path, parts: Sequence[str]) -> None:
+def _replace_own(aside: Path, out: Path, *, marker: str = MARKER) -> None:
     """Put what lies aside in the place of all that an earlier call wrote.
 
     The marker goes last and comes first: whatever is there is on record, even after a crash.
+    Files of others stay where they are.
     """
-    _require_own(out, parts)
-    for name in (*parts, MARKER):
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
-        else:
-            (out / name).unlink(missing_ok=True)
-    for name in (MARKER, *parts):
-        if (aside / name).exists():
-            move_into_place(aside / name, out / name)
+    parts = sorted(p.name for p in aside.iterdir() if p.name != marker)
+    _require_own(out, parts, marker=marker)
+    own = _own_files(out, marker)
+    for name in sorted(own - {marker}):
+        (out / name).unlink(missing_ok=True)
+    folders = {parent for name in own for parent in (out / name).parents if out in parent.parents}
+    for folder in sorted(folders, key=lambda f: -len(f.parts)):
+        with contextlib.suppress(OSError):  # not empty: something of the user's is in it
+            folder.rmdir()
+    (out / marker).unlink(missing_ok=True)
+    for name in (marker, *parts):
+        move_into_place(aside / name, out / name)
 
 
 def _write_truth(simulated: SimulatedExam, folder: Path) -> None:

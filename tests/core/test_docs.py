@@ -7,11 +7,15 @@ from urllib.parse import urlparse
 import pytest
 import typer.main
 import yaml
+from pydantic import BaseModel
 
 from osteosap import __version__, errors
 from osteosap.cli import app
+from osteosap.cohort import CohortConfig, CohortGroup
 from osteosap.exam import ExamPaths
 from osteosap.reporting.findings import Lesion
+from osteosap.simulate import SimulationConfig
+from osteosap.simulate.label_map.deformation import DeformationConfig
 from osteosap.stage import STUDY
 from osteosap.workflow import STAGES, RunConfig
 
@@ -70,6 +74,32 @@ def test_every_column_of_the_lesion_table_is_described(reference):
         for name in row[0].split(",")
     ]
     assert described == list(columns)
+
+
+@pytest.mark.parametrize(
+    ("config", "header"),
+    [
+        (SimulationConfig, "setting"),
+        (DeformationConfig, "setting of `anatomy.deformation`"),
+        (CohortConfig, "setting of the cohort"),
+        (CohortGroup, "setting of a group"),
+    ],
+)
+def test_every_setting_of_the_simulator_is_described_with_its_default(reference, config, header):
+    def fields(model, prefix=""):
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from fields(inner, f"{prefix}{name}.")
+            elif field.is_required():
+                yield [f"`{prefix}{name}`", "required"]
+            else:
+                default = json.dumps(field.get_default(call_default_factory=True))
+                yield [f"`{prefix}{name}`", f"`{default}`"]
+
+    found = rows(reference["simulation-settings"], header)
+    assert [row[:2] for row in found] == list(fields(config))
+    assert all(row[2] for row in found)
 
 
 def test_every_setting_is_described_with_its_default(reference):

@@ -17,6 +17,7 @@ from osteosap.cohort import (
     _THREADS,
     CohortConfig,
     _without_paths,
+    cohort_state,
     plan_cohort,
     simulate_cohort,
 )
@@ -234,6 +235,61 @@ def test_a_cohort_that_grows_never_leaves_a_person_on_two_sides(tmp_path):
         simulate_cohort(cohort(group("men", 2)), tmp_path / "other")
 
 
+def test_a_patient_made_again_leaves_the_users_files_alone(tmp_path):
+    config = coarse(6, lesions=2, timepoints=3)
+    simulate_patient_to_folder(config, tmp_path, formats=["nifti"])
+    for name in ("time_notes/notes.txt", "time_2/reading.txt", "time_log.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    shorter = coarse(7, lesions=2, timepoints=2)
+    simulate_patient_to_folder(shorter, tmp_path, formats=["nifti"])
+    assert (tmp_path / "time_notes" / "notes.txt").read_text() == "mine"
+    assert files_in(tmp_path / "time_2") == {"reading.txt"}
+    seeds = {json.loads(p.read_text())["seed"] for p in tmp_path.glob("time_*/exam.json")}
+    assert seeds == {7}
+    (tmp_path / "time_1" / "reading.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"time_1/reading\.txt"):
+        simulate_patient_to_folder(shorter, tmp_path, formats=["nifti"])
+    assert (tmp_path / "course.csv").is_file()
+
+
+def test_an_interrupted_patient_leaves_the_earlier_one_whole(tmp_path, monkeypatch):
+    simulate_patient_to_folder(coarse(6, timepoints=2), tmp_path, formats=["nifti"])
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def interrupted(config, out, **_options):
+        if config.timepoint:
+            raise KeyboardInterrupt
+        out.mkdir(parents=True)
+
+    monkeypatch.setattr("osteosap.simulated_study.simulate_to_folder", interrupted)
+    monkeypatch.setattr("osteosap.simulated_study.read_json", lambda _path: {"lesions": []})
+    with pytest.raises(KeyboardInterrupt):
+        simulate_patient_to_folder(coarse(7, timepoints=2), tmp_path, formats=["nifti"])
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_cohort_of_another_form_leaves_nothing_of_the_one_before(tmp_path):
+    for form, expected in (("exams", "t1.nii.gz"), ("studies", "truth"), ("exams", "t1.nii.gz")):
+        config = CohortConfig.from_mapping(
+            {"form": form, "groups": [group("men", 4)], "simulation": COARSE}
+        )
+        (exam,), made = simulate_cohort(config, tmp_path)
+        names = {p.name for p in (tmp_path / exam.folder).iterdir()}
+        assert made == 1
+        assert expected in names
+        assert ("dicom" in names) == (form == "studies")
+        assert ("body.nii.gz" in names) == (form == "exams")
+
+
+def test_the_state_of_a_cohort_is_told_without_making_it(tmp_path):
+    simulate_cohort(cohort(group("men", 4)), tmp_path)
+    state = cohort_state(cohort(group("men", 4, 2)), tmp_path)
+    assert [there for _, there in state] == [True, False]
+    with pytest.raises(OutputError, match="not of this cohort"):
+        cohort_state(cohort(group("men", 5)), tmp_path)
+
+
 def test_half_an_exam_is_made_again(tmp_path):
     (exam,), _ = simulate_cohort(cohort(group("men", 4)), tmp_path)
     (tmp_path / exam.folder / "body.nii.gz").unlink()
@@ -273,7 +329,9 @@ def test_one_exam_that_fails_does_not_stop_the_others_and_is_named(tmp_path, mon
         real(config, out)
 
     monkeypatch.setattr("osteosap.cohort.simulate_training_exam", broken)
-    with pytest.raises(OsteosapError, match=r"1 of 2 exams failed: men/all/subject_000004_a: no b"):
+    with pytest.raises(
+        OsteosapError, match=r"1 of 2 exams failed .* men/all/subject_000004_a first: no b"
+    ):
         simulate_cohort(cohort(group("men", 4, 2)), tmp_path)
     assert read_exam(tmp_path / "men" / "all" / "subject_000005_a").lesions is not None
     assert not (tmp_path / "cohort.json").exists()
@@ -366,7 +424,7 @@ def test_a_cohort_does_not_replace_an_exam_that_is_not_its_own(tmp_path):
     mine = tmp_path / "men" / "all" / "subject_000004_a" / "t1.nii.gz"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(OutputError, match=r"subject_000004_a: .*t1\.nii\.gz"):
+    with pytest.raises(OutputError, match=r"subject_000004_a first: .*t1\.nii\.gz"):
         simulate_cohort(cohort(group("men", 4)), tmp_path)
     assert mine.read_text() == "mine"
 
@@ -379,7 +437,7 @@ def test_a_cohort_does_not_replace_a_foreign_cohort_json(tmp_path):
 
 
 def test_a_missing_dicom_library_is_noticed_before_the_simulation(tmp_path, monkeypatch):
-    def simulate(_config):
+    def simulate(_config, **_options):
         raise AssertionError("simulated before the library was looked for")
 
     monkeypatch.setattr("osteosap.simulate.simulate_exam", simulate)

@@ -98,14 +98,17 @@ def exam(
 def patient(
     out: _OUT,
     timepoints: Annotated[
-        int, typer.Option("--timepoints", min=2, help="Examinations over time.")
-    ] = 3,
+        int | None, typer.Option("--timepoints", min=2, help="Examinations over time; 3.")
+    ] = None,
     profile: Annotated[
         Profile | None, typer.Option("--profile", help="How the patient does; drawn if left out.")
     ] = None,
     seed: _SEED = None,
     lesions: _LESIONS = None,
     spacing: _SPACING = None,
+    site: _SITE = None,
+    anatomy: _ANATOMY = None,
+    legend: _LEGEND = None,
     config: _CONFIG = None,
     formats: _FORMATS = None,
 ) -> None:
@@ -121,11 +124,14 @@ def patient(
         body_spacing_mm=_voxel(spacing),
         timepoints=timepoints,
         profile=profile.value if profile else None,
+        site=site.value if site else None,
+        anatomy=_anatomy(anatomy, legend),
+        otherwise={"timepoints": 3},
     )
     with progress_bar() as progress:
         simulate_patient_to_folder(settings, out, formats=chosen, progress=progress)
     results.print(
-        f"simulated patient of seed {settings.seed} at {timepoints} time points: {out}",
+        f"simulated patient of seed {settings.seed} at {settings.timepoints} time points: {out}",
         markup=False,
     )
 
@@ -143,12 +149,18 @@ def cohort(
 ) -> None:
     """People in groups, at sites and time points, split by person; finished exams are kept."""
     from osteosap.cli.console import progress_bar, results
-    from osteosap.cohort import CohortConfig, plan_cohort, simulate_cohort
+    from osteosap.cohort import CohortConfig, cohort_state, simulate_cohort
 
     settings = CohortConfig.from_yaml(config)
     if plan:
-        for exam, _ in plan_cohort(settings):
-            results.print(f"{exam.folder}: {exam.n_lesions} lesions", markup=False)
+        state = cohort_state(settings, out)
+        for exam, there in state:
+            first = " at the first time" if exam.timepoint else ""
+            what = "kept" if there else "to be made"
+            text = f"{exam.folder}: {exam.n_lesions} lesions{first}, {what}"
+            results.print(text, markup=False)
+        kept = sum(there for _, there in state)
+        results.print(f"{len(state)} exams, {len(state) - kept} to be made", markup=False)
         return
     with progress_bar() as progress:
         exams, made = simulate_cohort(settings, out, processes=processes, progress=progress)
@@ -164,15 +176,22 @@ def _anatomy(labels: Path | None, legend: Path | None) -> dict[str, Path] | None
     if labels is None and legend is None:
         return None
     if labels is None or legend is None:
-        raise typer.BadParameter("--anatomy and --legend go together")
+        from osteosap.errors import ConfigError
+
+        raise ConfigError(
+            "--anatomy and --legend go together",
+            remedy='Give the label map and its names, a JSON file such as {"1": "sacrum"}',
+        )
     return {"labels": labels, "legend": legend}
 
 
-def _settings(config: Path | None, **options: object) -> SimulationConfig:
-    """Settings of a file, and over them the options that were given (not None)."""
+def _settings(
+    config: Path | None, *, otherwise: dict[str, object] | None = None, **options: object
+) -> SimulationConfig:
+    """Settings of a file, over them the options that were given (not None), under both defaults."""
     from osteosap.config import read_yaml
     from osteosap.simulate import SimulationConfig
 
     values = read_yaml(config) if config else {}
     given = {name: value for name, value in options.items() if value is not None}
-    return SimulationConfig.from_mapping(values | given)
+    return SimulationConfig.from_mapping((otherwise or {}) | values | given)

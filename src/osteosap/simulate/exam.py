@@ -76,20 +76,25 @@ class SimulationConfig(StageConfig):
     seed
         The person; anatomy, tissue and disease follow from it.
     sex, age_years
-        None: a healthy person is drawn, a patient is a man of an age of prostate cancer.
+        "male" or "female", 18 to 90; None: a healthy person is drawn, a patient is a man of an age
+        of prostate cancer.
     lesions
-        Number of lesions at the first time point; None draws it (median 6, skewed), 0 is a healthy
+        Number of lesions at the first time point; None draws it (a few or many), 0 is a healthy
         person.
     diffuse
         Diffuse infiltration of the marrow in place of focal lesions.
     lookalikes
         Factor of how many benign findings in bone there are; 0 gives none.
-    timepoints, timepoint
-        Examinations over time, and which of them this is, from 0.
+    timepoints
+        Examinations over time.
+    timepoint
+        Which of them this is, from 0; not for a patient over time.
     profile
-        How the patient does over time; None draws it.
+        How the patient does over time: "response", "stable disease", "progression" or "mixed
+        response"; None draws it.
     implant
-        "drawn" gives one person in 14 over 60 a hip prosthesis or screws in the spine.
+        "none", "hip_prosthesis", "spine_screws"; "drawn" gives one of these to one person in 14
+        over 60.
     anatomy
         A label map as the source of anatomy; None paints a procedural person.
     site
@@ -100,7 +105,7 @@ class SimulationConfig(StageConfig):
         Draw sequence, noise, bias, gain and misplacement around ``sequence`` and ``scanner`` from
         the seed, so that a cohort does not come from one ideal machine.
     body_spacing_mm
-        Grid on which the body is painted and the truth is known.
+        Voxel of the grid on which the body is painted and the truth is known.
     sequence, scanner
         Signal equations and acquisition.
     """
@@ -208,8 +213,15 @@ class SimulatedExam:
     config: SimulationConfig
 
 
-def simulate_exam(config: SimulationConfig) -> SimulatedExam:
+def simulate_exam(config: SimulationConfig, *, acquire: bool = True) -> SimulatedExam:
     """Simulate one whole-body examination. Same config, same voxels.
+
+    Parameters
+    ----------
+    config
+        What fixes it.
+    acquire
+        Whether to run the virtual scanner; without it there are no stations.
 
     Raises
     ------
@@ -227,18 +239,14 @@ def simulate_exam(config: SimulationConfig) -> SimulatedExam:
     table = TissueTable.draw(_stream(config, 5))
     signals = simulate_signals(body, disease, table, texture=texture, config=sequence)
     pose = _pose(config)
-    acquired = scan(
-        body,
-        signals,
-        sequence=sequence,
-        config=scanner,
-        rng=_stream(config, 6, *_scan_key(config)),
-        pose=pose,
-    )
+    rng = _stream(config, 6, *_scan_key(config))
+    acquired = None
+    if acquire:
+        acquired = scan(body, signals, sequence=sequence, config=scanner, rng=rng, pose=pose)
     affine = pose.affine @ body.grid.affine
     return SimulatedExam(
         exam=_exam(body, disease, signals, affine, fat_left=scanner.dwi.residual_fat),
-        stations=tuple(acquired.images),
+        stations=tuple(acquired.images) if acquired else (),
         tissue=Volume.single(body.tissue, affine, "tissue"),
         lesions=_measured(disease, signals.diffusion, pose.affine),
         benign=tuple(
@@ -247,7 +255,7 @@ def simulate_exam(config: SimulationConfig) -> SimulatedExam:
         person=body.person.describe(),
         sequence=sequence,
         scanner=scanner,
-        acquisition=tuple(acquired.stations),
+        acquisition=tuple(acquired.stations) if acquired else (),
         config=config,
     )
 
