@@ -257,13 +257,14 @@ def test_an_interrupted_patient_leaves_the_earlier_one_whole(tmp_path, monkeypat
     simulate_patient_to_folder(coarse(6, timepoints=2), tmp_path, formats=["nifti"])
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
-    def interrupted(config, out, **_options):
+    real = simulate_to_folder
+
+    def interrupted(config, out, **options):
         if config.timepoint:
             raise KeyboardInterrupt
-        out.mkdir(parents=True)
+        real(config, out, **options)
 
     monkeypatch.setattr("osteosap.simulated_study.simulate_to_folder", interrupted)
-    monkeypatch.setattr("osteosap.simulated_study.read_json", lambda _path: {"lesions": []})
     with pytest.raises(KeyboardInterrupt):
         simulate_patient_to_folder(coarse(7, timepoints=2), tmp_path, formats=["nifti"])
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
