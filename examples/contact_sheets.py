@@ -24,6 +24,8 @@ from osteosap.exam import Exam
 from osteosap.label_maps import resample_classes, resample_lesions
 from osteosap.preprocess import PreprocessConfig, assemble_exam
 from osteosap.simulate import SimulatedExam, SimulationConfig, simulate_exam
+from osteosap.simulate.disease.lookalikes import LOOKALIKES
+from osteosap.simulate.disease.plan import STATES
 from osteosap.simulate.scanner.protocol import ArtefactConfig
 from osteosap.simulate.tissue import T
 from osteosap.volume import Volume
@@ -230,11 +232,14 @@ def lookalikes(spacing_mm: float, _processes: int) -> Figure:
     """Every benign finding in bone, and metastases of every state, on T1, b1000 and ADC."""
     fine = min(spacing_mm, 1.5) if spacing_mm <= 2.0 else spacing_mm
     found: dict[str, tuple[SimulatedExam, tuple[float, float, float]]] = {}
-    for seed in range(FIRST_SEED + 40, FIRST_SEED + 43):
+    wanted = {kind.name for kind in LOOKALIKES} | {f"METASTASIS, {state}" for state in STATES}
+    for seed in range(FIRST_SEED + 40, FIRST_SEED + 60):
+        if wanted <= found.keys():
+            break
         config = SimulationConfig(
             seed=seed, lesions=40, lookalikes=8.0, age_years=85.0, body_spacing_mm=(fine,) * 3
         )
-        simulated = simulate_exam(config)
+        simulated = simulate_exam(config, acquire=False)
         ranked = sorted(simulated.benign, key=lambda b: -b.volume_ml)
         for one in ranked:
             found.setdefault(one.kind, (simulated, one.centre_mm))
