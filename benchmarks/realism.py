@@ -92,6 +92,7 @@ def main() -> int:
     }
     print(markdown(rows))
     print(f"\nRows to check for which nothing is measured ({len(missing)}): {', '.join(missing)}")
+    write_json(options.out / "realism.json", content)  # what follows takes longer
     if not options.no_detector:
         content["trivial_detector"] = score_trivial_detector(
             options.out / "detector", first_seed=FIRST_DETECTOR, processes=options.processes
@@ -372,11 +373,13 @@ def markdown(rows: list[dict]) -> str:
 
 
 def detector_text(score: dict) -> str:
+    fp = score["fp_at_half"]
+    half = "which no threshold reaches" if fp is None else f"{fp:.1f} false positives per exam"
     return (
         f"A detector without anatomy, tuned on {score['n_tuning']} simulated patients, on "
         f"{score['n_test']} others: at its operating point sensitivity "
         f"{score['sensitivity']:.2f} at {score['fp_per_exam']:.1f} false positives per exam; "
-        f"at sensitivity 0.5, {score['fp_at_half']:.1f} false positives per exam."
+        f"at sensitivity 0.5, {half}."
     )
 
 

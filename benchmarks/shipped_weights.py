@@ -24,7 +24,7 @@ from osteosap.simulated_study import simulate_to_folder
 from osteosap.workflow import run_exam
 
 FIRST_SEED = 3000
-"""Training used 1000-1043 (healthy) and 2000-2071 (patients); the demo uses 20261."""
+"""Training used 1000-1043 (healthy), 2000-2071 and 2100-2109 (patients); the demo uses 20261."""
 
 
 def main() -> None:
