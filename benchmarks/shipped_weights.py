@@ -21,6 +21,7 @@ from osteosap.evaluation.scores import evaluate_cohort
 from osteosap.manifest import software_versions
 from osteosap.simulate import SimulationConfig
 from osteosap.simulated_study import simulate_to_folder
+from osteosap.stage import Scope
 from osteosap.workflow import run_exam
 
 FIRST_SEED = 3000
@@ -39,7 +40,8 @@ def main() -> None:
         if not (result / "run.json").is_file():
             simulate_to_folder(SimulationConfig(seed=seed), study, formats=("dicom",))
         started = time.monotonic()
-        run_exam(study / "dicom", result, force=True)  # a kept result would take no time
+        scope = Scope(force=True)  # a kept result would take no time
+        run_exam(study / "dicom", result, scope=scope)
         seconds.append(time.monotonic() - started)
         pairs.append((study / "truth", result))
         print(f"seed {seed}: {seconds[-1]:.0f} s", flush=True)

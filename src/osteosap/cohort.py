@@ -24,10 +24,11 @@ from osteosap import __version__
 from osteosap.config import StageConfig
 from osteosap.errors import ConfigError, OsteosapError, OutputError
 from osteosap.manifest import require_folder, require_own, write_json
+from osteosap.marked_folder import says_simulated
+from osteosap.preprocess.config import PreprocessConfig
 from osteosap.simulated_study import (
     exam_hash,
     is_complete,
-    says_simulated,
     simulate_to_folder,
     simulate_training_exam,
 )
@@ -115,11 +116,14 @@ class CohortConfig(StageConfig):
         Who; no seed in two of them.
     simulation
         Settings of all exams.
+    preprocess
+        How training exams are made of their stations; best as the product does it.
     """
 
     form: Form = "exams"
     groups: tuple[CohortGroup, ...] = pydantic.Field(min_length=1)
     simulation: dict[str, Any] = pydantic.Field(default_factory=dict)
+    preprocess: PreprocessConfig = PreprocessConfig()
 
     @pydantic.model_validator(mode="after")
     def _check_people(self) -> CohortConfig:
@@ -195,7 +199,7 @@ def plan_cohort(config: CohortConfig) -> tuple[tuple[CohortExam, SimulationConfi
                 folder = f"{group.name}/{side}/{name}"
                 exam = CohortExam(
                     folder, group.name, side, first.seed, site, scan, timepoint, count,
-                    exam_hash(settings, form=config.form),
+                    exam_hash(settings, form=config.form, preprocess=config.preprocess),
                 )  # fmt: skip
                 plan.append((exam, settings))
     return tuple(plan)
@@ -261,7 +265,7 @@ def simulate_cohort(
     report = progress or _silent
     made = 0
     failed: list[tuple[str, OsteosapError]] = []
-    for done, (exam, outcome) in enumerate(_made(plan, out, config.form, processes), start=1):
+    for done, (exam, outcome) in enumerate(_made(plan, out, config, processes), start=1):
         if isinstance(outcome, OsteosapError):
             failed.append((exam.folder, outcome))
             log.warning("%s failed: %s", exam.folder, outcome)
@@ -374,19 +378,22 @@ def _sides(counts: Sequence[int], split: dict[Side, int]) -> list[str]:
 
 
 def _made(
-    plan: Sequence[tuple[CohortExam, SimulationConfig]], out: Path, form: Form, processes: int
+    plan: Sequence[tuple[CohortExam, SimulationConfig]],
+    out: Path,
+    config: CohortConfig,
+    processes: int,
 ) -> Iterator[tuple[CohortExam, bool | OsteosapError]]:
     """Yield every exam as it is finished, and whether it was made now, or why it failed."""
     if processes == 1:
         for exam, settings in plan:
-            yield exam, _make_one(exam, settings, out, form)
+            yield exam, _make_one(exam, settings, out, config)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context)
     try:
         with _one_thread_each():  # processes start as work is submitted
             futures = {
-                pool.submit(_make_one, exam, settings, out, form): exam for exam, settings in plan
+                pool.submit(_make_one, exam, settings, out, config): exam for exam, settings in plan
             }
         for future in as_completed(futures):
             error = future.exception()
@@ -396,17 +403,17 @@ def _made(
 
 
 def _make_one(
-    exam: CohortExam, settings: SimulationConfig, out: Path, form: Form
+    exam: CohortExam, settings: SimulationConfig, out: Path, config: CohortConfig
 ) -> bool | OsteosapError:
     """Make one exam, unless a complete one is there; whether it was made now, or why it failed."""
     folder = out / exam.folder
     started = time.monotonic()
     try:
-        if is_complete(folder, exam.hash, form=form):
+        if is_complete(folder, exam.hash, form=config.form):
             log.info("%s: complete, made by the same settings, kept", exam.folder)
             return False
-        if form == "exams":
-            simulate_training_exam(settings, folder)
+        if config.form == "exams":
+            simulate_training_exam(settings, folder, preprocess=config.preprocess)
         else:
             simulate_to_folder(settings, folder, formats=("dicom",))
     except OsteosapError as error:

@@ -89,6 +89,8 @@ class ExamPaths:
         "adc": "exam/adc.nii.gz",
         "body": "exam/body.nii.gz",
         "preprocessing": "exam/preprocessing.json",
+        "snapshots": "exam/snapshots.npz",
+        "corrected_stations": "exam/stations",
         "origin": "exam/exam.json",
         "skeleton": "skeleton.nii.gz",
         "lesion_probability": "lesion_probability.nii.gz",

@@ -46,9 +46,13 @@ class IngestConfig(StageConfig):
     nifti_adc_unit
         Unit of ``adc`` in a NIfTI folder; ``auto`` tells it from the magnitude. (DICOM maps are
         converted by :mod:`osteosap.dicom`, which knows more about them.)
+    rules
+        YAML file of rules on what a DICOM series is, which come before the package's own
+        (:mod:`osteosap.dicom.rules`).
     """
 
     nifti_adc_unit: AdcUnit | Literal["auto"] = "auto"
+    rules: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def read_input(study: Path, config: IngestConfig | None = None) -> StudyInput:
     if _holds_nifti(study):
         found = _read_nifti_folder(study, config or IngestConfig())
     else:
-        found = _read_dicom_folder(study)
+        found = _read_dicom_folder(study, config or IngestConfig())
     _require_kinds(found)
     return found
 
@@ -221,10 +225,10 @@ def _knows_its_place(path: Path) -> bool:
     return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
 
 
-def _read_dicom_folder(study: Path) -> StudyInput:
+def _read_dicom_folder(study: Path, config: IngestConfig) -> StudyInput:
     from osteosap.dicom import read_study
 
-    reading = read_study(study)
+    reading = read_study(study, config.rules)
     series = []
     for record in reading.series:
         values = json.loads(json.dumps(asdict(record), default=str))

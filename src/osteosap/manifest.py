@@ -38,7 +38,7 @@ __all__ = [
     "study_checksum",
 ]
 
-SCHEMA = "osteosap run 1"
+SCHEMA = "osteosap run 2"
 PARTIAL = ".osteosap-partial-"
 _REPORTED = ("numpy", "scipy", "nibabel", "pydicom", "SimpleITK", "torch", "monai", "matplotlib")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -68,6 +68,8 @@ class StageRecord:
         Wall-clock time.
     warnings
         What a reader should know.
+    removed
+        Outputs that only passed through and were removed on purpose.
     """
 
     stage: str
@@ -81,12 +83,14 @@ class StageRecord:
     started: str
     seconds: float
     warnings: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
     def is_intact(self, root: Path) -> bool:
-        """Whether every output below ``root`` still has its recorded checksum."""
+        """Whether every output below ``root`` that should be there has its recorded checksum."""
         return bool(self.outputs) and all(
             (root / name).is_file() and file_checksum(root / name) == value
             for name, value in self.outputs.items()
+            if name not in self.removed
         )
 
 
@@ -118,7 +122,8 @@ class RunManifest:
                     raise ValueError(f"fields {sorted(set(values) ^ known)}")
                 if any(map(_leads_out, dict(values["outputs"]))):
                     raise ValueError("an output outside the folder")
-                records.append(StageRecord(**{**values, "warnings": tuple(values["warnings"])}))
+                lists = {name: tuple(values[name]) for name in ("warnings", "removed")}
+                records.append(StageRecord(**{**values, **lists}))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is not a run manifest of schema '{SCHEMA}' ({error})",
@@ -294,6 +299,8 @@ def atomic_outputs(
         for key in (*keys, *optional):
             if partial[key].exists():
                 move_into_place(partial[key], final[key])
+            elif key in optional and final[key].is_dir():
+                shutil.rmtree(final[key])
             elif key in optional:
                 final[key].unlink(missing_ok=True)
 

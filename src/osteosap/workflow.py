@@ -41,7 +41,7 @@ from osteosap.reporting.findings import (
     measurements,
     write_lesion_table,
 )
-from osteosap.stage import STUDY, Progress, Stage, StageContext, StageResult, run_stages
+from osteosap.stage import STUDY, Progress, Scope, Stage, StageContext, StageResult, run_stages
 from osteosap.volume import Volume, read_nifti, stack, write_nifti
 
 __all__ = ["STAGES", "BurdenConfig", "RunConfig", "run_exam"]
@@ -76,7 +76,7 @@ def run_exam(
     *,
     config: RunConfig | None = None,
     progress: Progress | None = None,
-    force: bool = False,
+    scope: Scope | None = None,
 ) -> RunManifest:
     """Do the main job: from a study to masks, measurements and a report.
 
@@ -95,8 +95,8 @@ def run_exam(
         Settings; defaults where left out.
     progress
         Called with what is being done and the fraction of the stage that is done.
-    force
-        Run every stage, finished or not.
+    scope
+        Which stages to run, and whether what is done is done again; None: all, and it is not.
 
     Returns
     -------
@@ -106,18 +106,19 @@ def run_exam(
     Raises
     ------
     InputError
-        The study, or something in it, cannot be used.
+        The study, or something in it, cannot be used, or what comes before the first stage of the
+        scope has not been run.
     CheckpointError
         Weights are missing or do not fit.
     ConfigError
-        The device is unknown or absent.
+        The device or a stage of the scope is unknown or absent.
     OutputError
         The output folder cannot be written, lies inside the study, would replace the study or
         files that no earlier run wrote.
     """
     require_study(study)
     return run_stages(
-        STAGES, study, out, config=config or RunConfig(), progress=progress, force=force
+        STAGES, study, out, config=config or RunConfig(), progress=progress, scope=scope
     )
 
 
@@ -132,16 +133,25 @@ def ingest(context: StageContext[RunConfig]) -> StageResult:
 def preprocess(context: StageContext[RunConfig]) -> StageResult:
     """Stitch the stations, bring DWI to the T1 grid, make ADC."""
     from osteosap.preprocess import assemble_exam
+    from osteosap.preprocess.snapshots import write_snapshots
 
     found = read_stations(context.done["stations"])
-    context.progress("stitch stations, align diffusion with T1", 0.0)
-    assembled = assemble_exam(found.images, context.config.preprocess)
+    assembled = assemble_exam(
+        found.images,
+        context.config.preprocess,
+        progress=context.progress,
+        threads=context.threads,
+    )
     for name in assembled.images.channels:
         array = assembled.images.channel(name)
         volume = Volume.single(array, assembled.images.affine, name)
         write_nifti(volume, context.aside[name], simulated=found.simulated)
     write_nifti(assembled.body, context.aside["body"])
     write_json(context.aside["preprocessing"], assembled.record)
+    write_snapshots(assembled.snapshots, context.aside["snapshots"])
+    for name, volume in assembled.stations().items() if context.keep else ():
+        path = context.aside["corrected_stations"] / f"{name}.nii.gz"
+        write_nifti(volume, path, simulated=found.simulated)
     origin = {"simulated": found.simulated, "osteosap": __version__}
     write_json(context.aside["origin"], origin)  # so that exam/ alone, as a study, still says so
     return StageResult(assembled.warnings)
@@ -198,6 +208,7 @@ def measure(context: StageContext[RunConfig]) -> StageResult:
 
 def report(context: StageContext[RunConfig]) -> StageResult:
     """Put images, findings and what was done on one page."""
+    from osteosap.preprocess.snapshots import read_snapshots
     from osteosap.reporting.exam_report import write_report
 
     done = context.done
@@ -213,6 +224,7 @@ def report(context: StageContext[RunConfig]) -> StageResult:
         series=tuple(series["series"]),
         preprocessing=preprocessing,
         segmentation=read_json(done["segmentation"]),
+        snapshots=read_snapshots(done["snapshots"]),
         versions=software_versions(),
         warnings=(*series["warnings"], *preprocessing.get("warnings", ())),
         simulated=series["simulated"],
@@ -239,9 +251,14 @@ def weight_files(config: RunConfig) -> dict[str, Path]:
     }
 
 
+def rule_file(config: RunConfig) -> dict[str, Path]:
+    """The user's rules on DICOM series, where there are any."""
+    return {"rules": config.ingest.rules} if config.ingest.rules else {}
+
+
 def check_preprocess(config: RunConfig) -> None:
-    """Fail where registration is asked for and its library is absent."""
-    if config.preprocess.registration != "none":
+    """Fail where bias correction or registration is asked for and their library is absent."""
+    if config.preprocess.needs_simpleitk:
         import SimpleITK  # noqa: F401
 
 
@@ -267,11 +284,13 @@ STAGES: tuple[Stage[RunConfig], ...] = (
     Stage(
         "ingest", "Sort the study into station images of known kind and b-value",
         (STUDY,), ("stations", "series"), IngestConfig, ingest,
+        used_files=rule_file, passing=("stations",),
     ),
     Stage(
-        "preprocess", "Stitch stations, bring diffusion to the T1 grid, make ADC",
-        ("stations",), ("t1", "b1000", "body", "preprocessing", "origin"),
-        PreprocessConfig, preprocess, may_write=("adc",), check=check_preprocess,
+        "preprocess", "Correct bias, align and stitch stations, bring diffusion to T1, make ADC",
+        ("stations",), ("t1", "b1000", "body", "preprocessing", "snapshots", "origin"),
+        PreprocessConfig, preprocess, may_write=("adc", "corrected_stations"),
+        check=check_preprocess, passing=("corrected_stations",),
     ),
     Stage(
         "segment", "Name the bones and rate every voxel as lesion",
@@ -285,8 +304,8 @@ STAGES: tuple[Stage[RunConfig], ...] = (
     ),
     Stage(
         "report", "Write what a reader needs on one page",
-        ("series", "preprocessing", "segmentation", "t1", "b1000", "adc", "skeleton", "lesions",
-         "measurements"),
+        ("series", "preprocessing", "snapshots", "segmentation", "t1", "b1000", "adc", "body",
+         "skeleton", "lesions", "measurements"),
         ("report",), ReportConfig, report, check=check_report,
     ),
 )  # fmt: skip

@@ -191,7 +191,7 @@ def test_a_cohort_is_planned_without_simulating(tmp_path, capsys):
 def test_a_patient_over_time_is_simulated_with_the_options_that_were_given(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "osteosap.simulated_study.simulate_patient_to_folder",
+        "osteosap.simulated_patient.simulate_patient_to_folder",
         lambda config, *_a, **_k: seen.append(config),
     )
     options = ["--timepoints", "4", "--profile", "progression", "--seed", "5", "--lesions", "3"]

@@ -13,6 +13,7 @@ from osteosap import __version__, errors
 from osteosap.cli import app
 from osteosap.cohort import CohortConfig, CohortGroup
 from osteosap.exam import ExamPaths
+from osteosap.preprocess import PreprocessConfig
 from osteosap.reporting.findings import Lesion
 from osteosap.simulate import SimulationConfig
 from osteosap.simulate.label_map.deformation import DeformationConfig
@@ -89,7 +90,9 @@ def test_every_setting_of_the_simulator_is_described_with_its_default(reference,
     def fields(model, prefix=""):
         for name, field in model.model_fields.items():
             inner = field.annotation
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
+            if inner is PreprocessConfig:  # described with the main job's settings
+                yield [f"`{prefix}{name}`", "that of the main job"]
+            elif isinstance(inner, type) and issubclass(inner, BaseModel):
                 yield from fields(inner, f"{prefix}{name}.")
             elif field.is_required():
                 yield [f"`{prefix}{name}`", "required"]
@@ -117,7 +120,7 @@ def test_every_setting_is_described_with_its_default(reference):
 def test_every_command_is_described_with_its_options_and_no_other(reference):
     described = {}
     for row in rows(reference["commands"], "command"):
-        name, _, options = re.match(r"`(osteosap( [a-z]+)+)(.*)`", row[0]).groups()
+        name, _, options = re.match(r"`(osteosap( [a-z][a-z-]*)+)(.*)`", row[0]).groups()
         described[name] = set(re.findall(r"--[a-z-]+", options))
     real = {
         name: {o for p in command.params for o in p.opts if o.startswith("--")} - {"--help"}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 from scipy.spatial.transform import Rotation
 
 from osteosap.exam import StationImage
@@ -86,3 +87,97 @@ def edit(files: Iterable[Path], change: Callable[[Dataset], None]) -> None:
 def files_of(folder: Path, kind: str) -> list[Path]:
     """Files of all series of a kind in a study that ``write_study`` wrote."""
     return sorted(folder.glob(f"*_{kind}/*.dcm"))
+
+
+ENHANCED_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.4.1"
+
+
+def to_enhanced(files: Iterable[Path], target: Path, *, shuffle: bool = True) -> Path:
+    """One enhanced multi-frame file from the classic files of a series; the latter are deleted.
+
+    What all frames share stands in the shared functional groups, the rest with each frame. Frames
+    are stored in a random but fixed order: nothing says that they lie as the classic files do.
+    """
+    paths = list(files)
+    datasets = [pydicom.dcmread(path) for path in paths]
+    if shuffle:
+        order = np.random.default_rng(3).permutation(len(datasets))
+        datasets = [datasets[i] for i in order]
+    first = datasets[0]
+    made = Dataset()
+    for keyword in _TOP_LEVEL:
+        if keyword in first:
+            made[keyword] = first[keyword]
+    made.SOPClassUID = ENHANCED_SOP_CLASS
+    made.SOPInstanceUID = f"{first.SOPInstanceUID[:-2]}99"
+    made.InstanceNumber = 1
+    made.NumberOfFrames = len(datasets)
+    made.ImageType = ["ORIGINAL", "PRIMARY", "MIXED", "NONE"]
+    sequences = first.get("ScanningSequence", [])
+    words = [sequences] if isinstance(sequences, str) else list(sequences)
+    made.EchoPulseSequence = "GRADIENT" if "GR" in words else "SPIN"
+    made.EchoPlanarPulseSequence = "YES" if "EP" in words else "NO"
+    made.PulseSequenceName = first.get("SequenceName", "")
+    made.SharedFunctionalGroupsSequence = [_shared_groups(first)]
+    made.PerFrameFunctionalGroupsSequence = [_frame_groups(d) for d in datasets]
+    made.PixelData = np.stack([d.pixel_array for d in datasets]).astype("<u2").tobytes()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.MediaStorageSOPClassUID = ENHANCED_SOP_CLASS
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for path in paths:
+        path.unlink()
+    made.save_as(target, enforce_file_format=True)
+    return target
+
+
+_TOP_LEVEL = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate",
+    "StudyTime", "StudyID", "AccessionNumber", "FrameOfReferenceUID", "Manufacturer", "Modality",
+    "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ProtocolName", "Rows", "Columns",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
+    "PhotometricInterpretation",
+)  # fmt: skip
+
+
+def _shared_groups(first: Dataset) -> Dataset:
+    groups = Dataset()
+    groups.PixelMeasuresSequence = [
+        _item(first, "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
+    ]
+    groups.PlaneOrientationSequence = [_item(first, "ImageOrientationPatient")]
+    groups.MRTimingAndRelatedParametersSequence = [_item(first, "RepetitionTime", "FlipAngle")]
+    groups.MREchoSequence = [Dataset()]
+    groups.MREchoSequence[0].EffectiveEchoTime = float(first.EchoTime)
+    groups.MRFOVGeometrySequence = [Dataset()]
+    groups.MRFOVGeometrySequence[0].InPlanePhaseEncodingDirection = "COLUMN"
+    return groups
+
+
+def _frame_groups(dataset: Dataset) -> Dataset:
+    groups = Dataset()
+    groups.FrameContentSequence = [Dataset()]
+    groups.FrameContentSequence[0].FrameAcquisitionNumber = dataset.AcquisitionNumber
+    groups.PlanePositionSequence = [_item(dataset, "ImagePositionPatient")]
+    groups.MRImageFrameTypeSequence = [Dataset()]
+    groups.MRImageFrameTypeSequence[0].FrameType = list(dataset.ImageType)
+    groups.MRImageFrameTypeSequence[0].ComplexImageComponent = "MAGNITUDE"
+    if "DiffusionBValue" in dataset:
+        item = Dataset()
+        item.DiffusionDirectionality = dataset.get("DiffusionDirectionality", "ISOTROPIC")
+        if dataset.DiffusionBValue or item.DiffusionDirectionality != "NONE":
+            item.DiffusionBValue = dataset.DiffusionBValue
+        groups.MRDiffusionSequence = [item]
+    item = Dataset()
+    item.RescaleSlope = dataset.get("RescaleSlope", "1")
+    item.RescaleIntercept = dataset.get("RescaleIntercept", "0")
+    item.RescaleType = "US"
+    groups.PixelValueTransformationSequence = [item]
+    return groups
+
+
+def _item(dataset: Dataset, *keywords: str) -> Dataset:
+    item = Dataset()
+    for keyword in keywords:
+        item[keyword] = dataset[keyword]
+    return item

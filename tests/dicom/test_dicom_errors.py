@@ -9,7 +9,7 @@ from dicom_studies import edit, files_of, make_images
 from pydicom.dataset import Dataset
 
 from osteosap.dicom import DicomWriterConfig, read_study, write_study
-from osteosap.dicom.headers import read_headers
+from osteosap.dicom.files import read_headers
 from osteosap.errors import StudyError
 
 
@@ -161,11 +161,15 @@ def test_t1_and_diffusion_of_different_regions_are_refused(one_station: Path) ->
     assert "different parts of the body" in read_error(one_station)
 
 
-def test_enhanced_multi_frame_files_are_named_as_the_reason(study: Path) -> None:
-    edit(files_of(study, "dwi"), set_values(SOPClassUID="1.2.840.10008.5.1.4.1.1.4.1"))
+def test_multi_frame_files_without_functional_groups_are_named_as_the_reason(study: Path) -> None:
+    def double(dataset: Dataset) -> None:
+        dataset.NumberOfFrames = 2
+        dataset.PixelData *= 2
+
+    edit(files_of(study, "dwi"), double)
     text = read_error(study)
     assert "no diffusion series" in text
-    assert "enhanced multi-frame files are not read" in text
+    assert "without the functional groups of enhanced MR" in text
 
 
 def test_hidden_files_and_a_dicomdir_are_passed_over(study: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from dicom_studies import B_VALUES, edit, files_of, make_images, station_affine
 from pydicom.dataset import Dataset
 
-from osteosap.dicom import DicomWriterConfig, read_study, write_study
+from osteosap.dicom import DicomWriterConfig, inspect_study, read_study, write_study
 from osteosap.dicom.b_values import read_b_value, read_directionality
 from osteosap.dicom.headers import parse_header
 from osteosap.dicom.roles import sort_series
@@ -83,6 +83,11 @@ def timing(sequence: str, repetition: float, echo: float, **more: object) -> dic
 
 
 EPI = timing("EP", 6000, 70)
+ISOTROPIC = ["ORIGINAL", "PRIMARY", "M_SE", "M", "SE"]
+TRACE = ["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW", "ND"]
+PHILIPS_ADC = ["DERIVED", "PRIMARY", "ADC_UNSPECIFIED", "ADC", "UNSPECIFIED"]
+SYNTHETIC = ["DERIVED", "SECONDARY", "SYNTHETIC_B"]
+MOSAIC = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
 ADC_TYPE = ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]
 
 
@@ -108,6 +113,11 @@ ADC_TYPE = ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]
         ("other", "eADC", {"DiffusionBValue": 1000.0, **EPI}),
         ("computed_b", "ep2d_CALC_BVAL", {"DiffusionBValue": 1600.0, **EPI}),
         ("computed_b", "cDWI b1500", {"DiffusionBValue": 1500.0, **EPI}),
+        ("dwi", "DWI_ADC", {"ImageType": ISOTROPIC, "DiffusionBValue": 1000.0, **EPI}),
+        ("dwi", "DWI_ADC", {"ImageType": TRACE, "DiffusionBValue": 800.0, **EPI}),
+        ("adc_map", "DWI_ADC", {"ImageType": PHILIPS_ADC, "DiffusionBValue": 1000.0, **EPI}),
+        ("computed_b", "dwi", {"ImageType": SYNTHETIC, "DiffusionBValue": 1500.0, **EPI}),
+        ("other", "ep2d_diff", {"ImageType": MOSAIC, "DiffusionBValue": 1000.0, **EPI}),
         ("other", "DWI MIP", {"DiffusionBValue": 1000.0, **EPI}),
     ],
 )
@@ -136,6 +146,11 @@ def private(
         (private(0x43, "GEMS_PARM_01", 0x39, "UN", b"1000000050\\8\\0\\0"), 50),
         (private(0x2001, "Philips Imaging DD 001", 0x03, "FL", 1000.0), 1000),
         (private(0x2001, "Philips Imaging DD 001", 0x03, "UN", b"\x00\x00\x7a\x44"), 1000),
+        (private(0x43, "GEMS_PARM_01", 0x39, "IS", [1000, 8, 0, 0]), 1000),
+        (private(0x43, "GEMS_PARM_01", 0x39, "IS", [0, 8, 0, 0]), 0),
+        (private(0x43, "GEMS_PARM_01", 0x39, "IS", [1000001000, 8, 0, 0], block=1), 1000),
+        (private(0x2001, "Philips Imaging DD 001", 0x03, "FL", 1.7e38), None),
+        (private(0x2001, "Philips Imaging DD 001", 0x03, "FL", 0.0), 0),
         (private(0x19, "OTHER VENDOR", 0x0C, "IS", 400), None),
         (Dataset(), None),
     ],
@@ -166,6 +181,12 @@ def test_directions_are_told_from_traces() -> None:
     assert read_directionality(private(0x2001, "Philips Imaging DD 001", 4, "CS", "I")) == "trace"
     assert read_directionality(header_with(ImageType=["DERIVED", "PRIMARY", "TRACEW"])) == "trace"
     assert read_directionality(Dataset()) == ""
+    for code, expected in ((7, "trace"), (16, "direction"), (3, "")):  # GE
+        image = private(0x43, "GEMS_PARM_01", 0x39, "IS", [1000001000, 8, 0, 0])
+        image.private_block(0x21, "GEMS_RELA_01", create=True).add_new(0x5A, "SL", code)
+        assert read_directionality(image) == expected
+        image[0x00431039].value = [0, 8, 0, 0]
+        assert read_directionality(image) == ""
 
 
 def test_an_adc_map_in_1e_3_mm2_per_s_is_converted_and_said(tmp_path: Path) -> None:
@@ -355,19 +376,53 @@ def test_every_series_is_logged_without_the_patient(
     assert not any(w in everything.lower() for w in ("oakenshield", "thorin", "x77123"))
 
 
+def test_isotropic_images_of_philips_with_the_map_in_one_series_are_told_apart(
+    tmp_path: Path,
+) -> None:
+    """One exported series named after the map: b = 0, the isotropic b > 0 and the ADC."""
+    folder = tmp_path / "s"
+    images = make_images([station_affine(0)], adc=True)
+    config = DicomWriterConfig.from_mapping({"dialect": "philips", "scanner_adc": True})
+    write_study(images, folder, config=config)
+    join = put(SeriesInstanceUID="1.2.3.4", SeriesNumber=701, SeriesDescription="DWI_ADC")
+    edit([*files_of(folder, "dwi"), *files_of(folder, "adc")], join)
+    edit(files_of(folder, "adc"), put(DiffusionBValue=1000.0))
+    reading = read_study(folder)
+    parts = {r.role: (r.number, r.b_values_s_per_mm2) for r in reading.series}
+    assert parts["dwi"] == (701, B_VALUES)
+    assert parts["adc_map"] == (701, ())
+    assert sorted(i.kind for i in reading.images) == ["adc", "dwi", "dwi", "dwi", "t1"]
+
+
+@pytest.mark.parametrize("vendor", ["siemens", "philips", "ge"])
+def test_the_b_value_says_where_it_was_found(tmp_path: Path, vendor: str) -> None:
+    config = DicomWriterConfig.from_mapping({"dialect": vendor})
+    write_study(make_images(), tmp_path / "s", config=config)
+
+    def only_private(dataset: Dataset) -> None:
+        for keyword in ("DiffusionBValue", "DiffusionDirectionality", "SequenceName"):
+            if keyword in dataset:
+                delattr(dataset, keyword)
+
+    edit(files_of(tmp_path / "s", "dwi"), only_private)
+    dwi = [r for r in read_study(tmp_path / "s").series if r.role == "dwi"]
+    assert {r.b_values_s_per_mm2 for r in dwi} == {B_VALUES}
+    assert all(vendor in r.reason.lower() for r in dwi)
+
+
 EXPECTED_PELVIS = {
-    1: ("localizer", ()),
-    2: ("localizer", ()),
-    5: ("other", ()),
-    8: ("dwi", (0.0, 100.0, 400.0, 800.0)),
-    9: ("adc_map", ()),
-    10: ("computed_b", (1600.0,)),
-    17: ("dwi", (100.0,)),
+    1: ("localizer", ()),  # T2, three planes, 13 images
+    2: ("localizer", ()),  # one image
+    5: ("other", ()),  # T2 TSE: not T1, though SE and axial
+    8: ("dwi", (0.0, 100.0, 400.0, 800.0)),  # b in (0019,100C) alone; all b in one series
+    9: ("adc_map", ()),  # of 8; carries a b-value tag
+    10: ("computed_b", (1600.0,)),  # computed from 8; no acquired b
+    17: ("dwi", (100.0,)),  # one b a series
     18: ("dwi", (500.0,)),
     19: ("dwi", (1400.0,)),
-    21: ("adc_map", ()),
-    26: ("t1", ()),
-    27: ("other", ()),
+    21: ("adc_map", ()),  # of 17 to 19
+    26: ("t1", ()),  # VIBE, recognised by its timing: its name has no "t1"
+    27: ("other", ()),  # one phase of a dynamic series
 }
 
 
@@ -393,3 +448,27 @@ def test_a_truncated_file_of_the_real_study_is_named(real_pelvis: Path, tmp_path
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(Exception, match=f"8/{path.name} is truncated"):
         read_study(tmp_path)
+
+
+def test_inspect_is_right_on_every_series_of_the_real_study(real_pelvis: Path) -> None:
+    found = inspect_study(real_pelvis)
+    assert {r.number: (r.role, r.b_values_s_per_mm2) for r in found.series} == EXPECTED_PELVIS
+    assert found.series == read_study(real_pelvis).series
+    assert (found.problem, found.warnings) == (None, ())
+    used = {r.number for r in found.series if r.used}
+    assert used == {8, 9, 17, 18, 19, 21, 26}
+    stacks = [r for r in found.series if r.n_images > 1 and r.role != "localizer"]
+    assert {r.plane for r in stacks} == {"axial, tilted 23 degrees"}
+    assert {r.geometry for r in stacks if r.role in ("dwi", "adc_map", "computed_b")} == {
+        "160x130x20 voxels of 1.62x1.62x3.6 mm"
+    }
+    assert {r.number: r.n_files for r in found.series} == {
+        1: 13, 2: 1, 5: 20, 8: 80, 9: 20, 10: 20, 17: 20, 18: 20, 19: 20, 21: 20, 26: 20, 27: 20
+    }  # fmt: skip
+    reason = {r.number: r.reason for r in found.series}
+    assert "Siemens (0019,100C)" in reason[8]
+    assert "computed by the scanner" in reason[10]
+    assert "TR 3.85 ms, TE 1.42 ms, flip 20 degrees" in reason[26]
+    assert "dynamic" in reason[27]
+    assert found.plan[0] == "t1: series 26 (1 station)"
+    assert "adc: fitted from b 0, 100, 400, 800" in found.plan

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osteosap.errors import VolumeError
-from osteosap.preprocess.adc import MAX_ADC_UM2_PER_S, compute_b, fit_adc
+from osteosap.preprocess.adc import MAX_ADC_UM2_PER_S, compute_b, fit_adc, grey_step
 
 TRUE_ADC = np.linspace(200.0, 3000.0, 60).reshape(3, 4, 5)
 
@@ -96,3 +96,25 @@ def test_adc_does_not_depend_on_the_gain_or_the_order_of_the_images(gain, order)
     b_values = np.array([0.0, 50.0, 1000.0])
     adc, _ = fit_adc(signals(b_values[order]) * np.float32(gain), list(b_values[order]))
     np.testing.assert_allclose(adc, TRUE_ADC, rtol=1e-3)
+
+
+def test_the_step_of_stored_grey_levels_is_found_and_that_of_continuous_ones_is_0():
+    signal = np.random.default_rng(0).gamma(2.0, 40.0, (40, 40, 20))
+    assert grey_step(np.floor(signal).astype(np.float32)) == 1.0
+    assert grey_step((np.floor(signal) * 0.35).astype(np.float32)) == pytest.approx(0.35, rel=1e-4)
+    assert grey_step(signal.astype(np.float32)) == 0.0
+    assert grey_step(np.where(signal > 60, 121.3, 7.9).astype(np.float32)) == 0.0
+    assert grey_step(np.zeros((5, 5, 5), np.float32)) == 0.0
+
+
+def test_half_a_step_undoes_what_cutting_off_does_to_the_adc():
+    rng = np.random.default_rng(1)
+    b_values = (0.0, 400.0, 1000.0)
+    s0 = rng.uniform(20, 60, (30, 30, 10))
+    stored = np.stack([np.floor(s0 * np.exp(-b * 1e-3)) for b in b_values])
+    errors = [
+        np.median(fit_adc(stored + half, b_values)[0] / 1000.0 - 1)
+        for half in (0.0, grey_step(stored[0]) / 2)
+    ]
+    assert errors[0] > 0.02
+    assert abs(errors[1]) < 0.01

@@ -6,11 +6,9 @@ from osteosap.geometry import Grid, make_affine
 from osteosap.preprocess.register import (
     coverage_of,
     mutual_information,
-    refine_rigid,
     require_coverage,
 )
 from osteosap.preprocess.resampling import resample_masked
-from osteosap.volume import Volume
 
 
 def blobs(grid, *, inverted=False, offset=(0.0, 0.0, 0.0)):
@@ -61,26 +59,3 @@ def test_mutual_information_of_an_image_is_largest_with_itself_and_blind_to_cont
     self_information = mutual_information(t1, t1, body())
     assert mutual_information(t1, inverted, body()) == pytest.approx(self_information, rel=0.05)
     assert mutual_information(t1, shuffled, body()) < 0.1 * self_information
-
-
-def test_a_known_shift_is_found_and_reduces_to_less_than_a_voxel():
-    shift = np.array([7.0, -5.0, 6.0])
-    t1 = Volume.single(blobs(T1_GRID), T1_GRID.affine, "t1")
-    dwi = Volume.single(blobs(DWI_GRID, inverted=True, offset=tuple(shift)), DWI_GRID.affine, "dwi")
-    found = refine_rigid(t1, body(), dwi, max_shift_mm=30.0)
-    assert found.accepted
-    assert found.after > found.before
-    centre = np.array([0.0, 0.0, 60.0])
-    moved = found.affine @ np.linalg.inv(DWI_GRID.affine) @ np.append(centre + shift, 1.0)
-    np.testing.assert_allclose(moved[:3], centre, atol=2.5)
-
-
-def test_a_movement_beyond_the_limit_is_rejected_and_leaves_the_position():
-    t1 = Volume.single(blobs(T1_GRID), T1_GRID.affine, "t1")
-    dwi = Volume.single(
-        blobs(DWI_GRID, inverted=True, offset=(7.0, -5.0, 6.0)), DWI_GRID.affine, "dwi"
-    )
-    found = refine_rigid(t1, body(), dwi, max_shift_mm=3.0)
-    assert not found.accepted
-    assert "rejected" in found.reason
-    np.testing.assert_array_equal(found.affine, DWI_GRID.affine)

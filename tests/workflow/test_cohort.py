@@ -24,11 +24,12 @@ from osteosap.cohort import (
 from osteosap.errors import ConfigError, InputError, OsteosapError, OutputError
 from osteosap.exam import read_exam
 from osteosap.ingest import read_input
+from osteosap.preprocess import PreprocessConfig
 from osteosap.simulate import SimulationConfig
 from osteosap.simulate.scanner.sites import SITES
+from osteosap.simulated_patient import simulate_patient_to_folder
 from osteosap.simulated_study import (
     exam_hash,
-    simulate_patient_to_folder,
     simulate_to_folder,
     simulate_training_exam,
 )
@@ -43,6 +44,8 @@ COARSE = {
         "dwi": {"spacing_mm": (10.0, 10.0, 10.0)},
     },
 }
+QUICK = {name: {"enabled": False} for name in ("bias", "align", "eddy", "registration")}
+"""Preprocessing without what takes seconds; how exams are made is not what these tests ask."""
 
 
 def coarse(seed: int, *, lesions: int = 4, **values) -> SimulationConfig:
@@ -62,7 +65,8 @@ def test_a_training_exam_holds_what_the_product_sees_and_the_truth_on_its_grid(t
 
 
 def test_bone_truth_lies_where_the_stitched_image_shows_the_body(tmp_path):
-    simulate_training_exam(coarse(2), tmp_path / "exam")
+    quick = PreprocessConfig.from_mapping(QUICK)
+    simulate_training_exam(coarse(2), tmp_path / "exam", preprocess=quick)
     exam = read_exam(tmp_path / "exam")
     t1 = exam.images.channel("t1")
     bone = exam.skeleton.array[0] > 0
@@ -110,7 +114,11 @@ def test_a_format_that_is_not_known_is_refused(tmp_path, formats):
 
 def cohort(*groups, **simulation):
     return CohortConfig.from_mapping(
-        {"groups": list(groups), "simulation": {**COARSE, "lesions": 4, **simulation}}
+        {
+            "groups": list(groups),
+            "simulation": {**COARSE, "lesions": 4, **simulation},
+            "preprocess": QUICK,
+        }
     )
 
 
@@ -264,7 +272,7 @@ def test_an_interrupted_patient_leaves_the_earlier_one_whole(tmp_path, monkeypat
             raise KeyboardInterrupt
         real(config, out, **options)
 
-    monkeypatch.setattr("osteosap.simulated_study.simulate_to_folder", interrupted)
+    monkeypatch.setattr("osteosap.simulated_patient.simulate_to_folder", interrupted)
     with pytest.raises(KeyboardInterrupt):
         simulate_patient_to_folder(coarse(7, timepoints=2), tmp_path, formats=["nifti"])
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
@@ -273,7 +281,12 @@ def test_an_interrupted_patient_leaves_the_earlier_one_whole(tmp_path, monkeypat
 def test_a_cohort_of_another_form_leaves_nothing_of_the_one_before(tmp_path):
     for form, expected in (("exams", "t1.nii.gz"), ("studies", "truth"), ("exams", "t1.nii.gz")):
         config = CohortConfig.from_mapping(
-            {"form": form, "groups": [group("men", 4)], "simulation": COARSE}
+            {
+                "form": form,
+                "groups": [group("men", 4)],
+                "simulation": COARSE,
+                "preprocess": QUICK,
+            }
         )
         (exam,), made = simulate_cohort(config, tmp_path)
         names = {p.name for p in (tmp_path / exam.folder).iterdir()}
@@ -281,6 +294,18 @@ def test_a_cohort_of_another_form_leaves_nothing_of_the_one_before(tmp_path):
         assert expected in names
         assert ("dicom" in names) == (form == "studies")
         assert ("body.nii.gz" in names) == (form == "exams")
+
+
+def test_other_preprocessing_makes_an_exam_anew(tmp_path):
+    plain = cohort(group("men", 4))
+    values = plain.to_mapping()
+    values["preprocess"]["min_coverage"] = 0.2
+    ((one, _),), ((two, _),) = plan_cohort(plain), plan_cohort(CohortConfig.from_mapping(values))
+    assert one.hash != two.hash
+    simulate_cohort(plain, tmp_path)
+    marker = json.loads((tmp_path / one.folder / "exam.json").read_text())
+    assert marker["hash"] == one.hash
+    assert marker["preprocessing"] == plain.preprocess.to_mapping()
 
 
 def test_the_state_of_a_cohort_is_told_without_making_it(tmp_path):
@@ -324,10 +349,10 @@ def test_headers_say_the_protocol_that_was_run_and_the_day(tmp_path):
 def test_one_exam_that_fails_does_not_stop_the_others_and_is_named(tmp_path, monkeypatch):
     real = simulate_training_exam
 
-    def broken(config, out):
+    def broken(config, out, **options):
         if config.seed == 4:
             raise InputError("no body", remedy="Choose another seed")
-        real(config, out)
+        real(config, out, **options)
 
     monkeypatch.setattr("osteosap.cohort.simulate_training_exam", broken)
     with pytest.raises(

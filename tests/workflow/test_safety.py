@@ -11,7 +11,7 @@ import pytest
 from osteosap.errors import CheckpointError, ConfigError, OutputError
 from osteosap.exam import ExamPaths, write_exam
 from osteosap.manifest import RunManifest
-from osteosap.stage import STUDY, StageContext
+from osteosap.stage import STUDY, Scope, StageContext
 from osteosap.volume import read_nifti
 from osteosap.workflow import STAGES, RunConfig, run_exam
 
@@ -63,7 +63,7 @@ def test_a_file_put_beside_the_stations_of_an_earlier_run_is_not_deleted(study, 
     mine = tmp_path / "out" / "stations" / "notes.txt"
     mine.write_text("mine")
     with pytest.raises(OutputError, match=r"stations/notes\.txt"):
-        run_exam(study, tmp_path / "out", config=config, force=True)
+        run_exam(study, tmp_path / "out", config=config, scope=Scope(force=True))
     assert mine.read_text() == "mine"
 
 
@@ -118,9 +118,7 @@ def _missing_library(request, monkeypatch):
 
 @pytest.mark.usefixtures("_missing_library")
 def test_a_library_that_is_missing_is_noticed_before_the_work(study, tmp_path, config, calls_of):
-    values = config.to_mapping() | {"preprocess": {"registration": "rigid"}}
-    rigid = RunConfig.from_mapping(values)
-    refused_before_anything(study, tmp_path / "out", rigid, calls_of(), ModuleNotFoundError)
+    refused_before_anything(study, tmp_path / "out", config, calls_of(), ModuleNotFoundError)
 
 
 def test_a_run_holds_no_folder_of_the_weights(study, tmp_path, config, weights):
@@ -147,7 +145,7 @@ def test_weights_may_move_between_two_runs(study, tmp_path, config, weights, cal
 
 def test_a_stage_reads_nothing_but_what_it_says(study, tmp_path, config):
     out = tmp_path / "out"
-    run_exam(study, out, config=config)
+    run_exam(study, out, config=config, scope=Scope(keep=True))
     for stage in STAGES:
         if STUDY in stage.reads:
             continue

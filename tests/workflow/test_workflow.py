@@ -8,7 +8,7 @@ from osteosap import workflow
 from osteosap.errors import ConfigError, InputError, OutputError, StudyError
 from osteosap.exam import ExamPaths, StationImage, read_exam
 from osteosap.manifest import RunManifest
-from osteosap.stage import STUDY, Stage
+from osteosap.stage import STUDY, Scope, Stage
 from osteosap.volume import Volume, read_nifti
 from osteosap.workflow import STAGES, RunConfig, run_exam
 
@@ -38,7 +38,7 @@ def test_a_setting_of_an_unknown_stage_is_refused():
 
 def test_a_study_becomes_masks_measurements_and_a_report(study, tmp_path, config):
     out = tmp_path / "new" / "out"
-    manifest = run_exam(study, out, config=config)
+    manifest = run_exam(study, out, config=config, scope=Scope(keep=True))
     paths = ExamPaths(out)
     assert [key for key in ExamPaths.FILES if not paths[key].exists()] == []
     assert [record.stage for record in manifest.stages] == [stage.name for stage in STAGES]
@@ -78,7 +78,7 @@ def test_a_second_run_does_nothing_and_says_so(study, tmp_path, config, calls_of
 def test_force_runs_every_stage_again(study, tmp_path, config, calls_of):
     run_exam(study, tmp_path / "out", config=config)
     calls = calls_of()
-    run_exam(study, tmp_path / "out", config=config, force=True)
+    run_exam(study, tmp_path / "out", config=config, scope=Scope(force=True))
     assert calls == [stage.name for stage in STAGES]
 
 

@@ -16,7 +16,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from osteosap import __version__
-from osteosap.cli import evaluate, model, run, simulate, stages, train
+from osteosap.cli import (
+    evaluate,
+    inspect,
+    model,
+    preprocess_cohort,
+    run,
+    simulate,
+    stages,
+    train,
+)
 from osteosap.errors import OsteosapError
 
 __all__ = ["app", "main"]
@@ -38,7 +47,9 @@ app = typer.Typer(
 )
 
 
+app.command()(inspect.inspect)
 app.command()(run.run)
+app.command()(preprocess_cohort.preprocess_cohort)
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(train.app, name="train")
 app.command()(evaluate.evaluate)

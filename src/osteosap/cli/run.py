@@ -22,6 +22,15 @@ def run(
     device: Annotated[
         str | None, typer.Option("--device", help="auto, cpu or cuda, over the settings.")
     ] = None,
+    first: Annotated[
+        str | None,
+        typer.Option("--from", help="Run this stage and those after it anew; see 'stages'."),
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Stop after this stage.")] = None,
+    stations: Annotated[
+        bool,
+        typer.Option("--stations", help="Keep the station images, as read and as corrected."),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Run every stage, finished or not.")
     ] = False,
@@ -29,14 +38,18 @@ def run(
     """From a study to lesion masks, measurements and a report."""
     from osteosap.cli.console import progress_bar, results
     from osteosap.exam import ExamPaths
+    from osteosap.stage import Scope
     from osteosap.workflow import RunConfig, run_exam
 
     settings = RunConfig.from_yaml(config) if config else RunConfig()
     if device:
         settings = settings.on_device(device)
+    scope = Scope(first, last, force, keep=stations)
     with progress_bar() as progress:
-        run_exam(study, out, config=settings, progress=progress, force=force)
+        manifest = run_exam(study, out, config=settings, progress=progress, scope=scope)
     paths = ExamPaths(out)
-    results.print(f"report: {paths['report']}", markup=False)
-    results.print(f"lesions: {paths['lesion_table']}", markup=False)
+    for what, key in (("report", "report"), ("lesions", "lesion_table"), ("exam", "t1")):
+        if ExamPaths.FILES[key] in manifest.outputs:
+            place = paths[key].parent if key == "t1" else paths[key]
+            results.print(f"{what}: {place}", markup=False)
     results.print("Research tool, not a medical device: a reader confirms every finding.")

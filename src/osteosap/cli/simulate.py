@@ -114,7 +114,8 @@ def patient(
 ) -> None:
     """One patient over time: an examination each time, and the course of every lesion."""
     from osteosap.cli.console import progress_bar, results
-    from osteosap.simulated_study import FORMATS, simulate_patient_to_folder
+    from osteosap.simulated_patient import simulate_patient_to_folder
+    from osteosap.simulated_study import FORMATS
 
     chosen = tuple(item.value for item in formats) if formats else FORMATS
     settings = _settings(

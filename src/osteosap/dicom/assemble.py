@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 
-from osteosap.dicom.headers import ImageHeader, quiet_pydicom
+from osteosap.dicom.headers import ImageHeader
+from osteosap.dicom.pixels import PixelReader
 from osteosap.dicom.stations import SAME_POSITION_MM, check_spacing, positions_of
 from osteosap.errors import StudyError
 from osteosap.geometry import Affine, flip_lps_ras, to_ras
@@ -35,7 +35,7 @@ def affine_lps(first: ImageHeader, last: ImageHeader, n_slices: int) -> Affine:
 
 
 def read_station(
-    headers: Sequence[ImageHeader], *, channel: str, what: str
+    headers: Sequence[ImageHeader], *, channel: str, what: str, pixels: PixelReader | None = None
 ) -> tuple[Volume, tuple[str, ...]]:
     """Read the pixels of one station.
 
@@ -49,6 +49,8 @@ def read_station(
         Name of the volume's channel.
     what
         How messages name these images.
+    pixels
+        Reader to share between stations, so that a file of several frames is decoded once.
 
     Returns
     -------
@@ -58,8 +60,9 @@ def read_station(
     Raises
     ------
     StudyError
-        Slices are missing or unevenly spaced, or pixels cannot be read.
+        Slices are missing or unevenly spaced, or pixels cannot be read or are not finite.
     """
+    reader = pixels or PixelReader()
     kept, warnings = _prefer_trace(headers, what)
     check_spacing(kept, what=what)
     stacks = _group_positions(kept)
@@ -74,7 +77,13 @@ def read_station(
             f"{what}: {counts.pop()} images at each position, taken as diffusion directions; "
             "their geometric mean is used",
         )
-    slices = np.stack([_geometric_mean([_read_pixels(h, what) for h in s]) for s in stacks])
+    if any(h.lossy for h in kept):
+        warnings += (
+            f"{what}: the pixels went through lossy compression; intensities and ADC are not quite "
+            "those that were measured",
+        )
+    slices = np.stack([_geometric_mean([reader.read(h, what=what) for h in s]) for s in stacks])
+    _require_finite(slices, kept, what)
     affine = flip_lps_ras(affine_lps(stacks[0][0], stacks[-1][0], len(stacks)))
     array, affine = to_ras(slices.transpose(2, 1, 0), affine)
     return Volume.single(array, affine, channel), warnings
@@ -112,24 +121,13 @@ def _geometric_mean(images: list[Floats]) -> Floats:
     return np.asarray(np.exp(logarithms.mean(axis=0)), dtype=np.float32)
 
 
-def _read_pixels(header: ImageHeader, what: str) -> Floats:
-    """One slice (rows, columns), slope and intercept applied."""
-    try:
-        with quiet_pydicom():
-            dataset = pydicom.dcmread(header.path)
-            pixels = np.asarray(dataset.pixel_array, dtype=np.float32)
-    except (ValueError, RuntimeError, AttributeError, NotImplementedError, OSError) as error:
-        raise StudyError(
-            f"{what}: the pixels of image {header.instance_number} cannot be decoded "
-            f"({type(error).__name__})",
-            remedy="Export the series again, uncompressed (explicit VR little endian)",
-        ) from error
-    if pixels.shape != (header.rows, header.columns):
-        raise StudyError(
-            f"{what}: image {header.instance_number} has pixels of shape {pixels.shape}, "
-            f"expected {(header.rows, header.columns)} in grey values",
-            remedy="Export the series again as grey-value images",
-        )
-    slope = float(dataset.get("RescaleSlope", None) or 1.0)
-    intercept = float(dataset.get("RescaleIntercept", None) or 0.0)
-    return np.asarray(pixels * slope + intercept, dtype=np.float32)
+def _require_finite(slices: Floats, headers: Sequence[ImageHeader], what: str) -> None:
+    if np.isfinite(slices).all():
+        return
+    odd = sorted({h.rescale for h in headers if not np.isfinite(h.rescale).all()})
+    cause = f"; their rescale slope and intercept are {odd[0]}" if odd else ""
+    raise StudyError(
+        f"{what}: {int((~np.isfinite(slices)).sum())} of {slices.size} voxels are NaN or infinite"
+        f"{cause}, expected finite values",
+        remedy="Export the series again from the scanner or the archive",
+    )

@@ -30,6 +30,8 @@ PHILIPS_CREATOR = "Philips Imaging DD 001"
 _STANDARD_B = 0x00189087
 _STANDARD_DIRECTIONALITY = 0x00189075
 _BLOCKS = range(0x10, 0x14)
+_GREATEST = 20_000.0
+"""Ours, in s/mm2. Philips writes about 1.7e38 where an image has no diffusion weighting."""
 _GE_PACKING = 100_000
 """GE adds flags as multiples of 1e5 (1000000800 means b = 800)."""
 
@@ -45,16 +47,20 @@ _PRIVATE_DIRECTIONALITY = (
     (0x0019, 0x0D, SIEMENS_CREATOR),
     (0x2001, 0x04, PHILIPS_CREATOR),
 )
+_GE_DIRECTION = (0x0021, 0x5A, "GEMS_RELA_01")
+_GE_ALL_DIRECTIONS, _GE_TENSOR = 7, 16
+"""GE's codes for three directions combined (DFAXALL) and for single ones (DFAXDTI)."""
 
 B_VALUE_TAGS: tuple[int, ...] = (
     _STANDARD_B,
     _STANDARD_DIRECTIONALITY,
-    *((group << 16) | block for group in (0x0019, 0x0043, 0x2001) for block in _BLOCKS),
+    *((group << 16) | block for group in (0x0019, 0x0021, 0x0043, 0x2001) for block in _BLOCKS),
     *(
         (group << 16) | (block << 8) | element
         for group, element in (
             (0x0019, 0x0C),
             (0x0019, 0x0D),
+            (0x0021, 0x5A),
             (0x0043, 0x39),
             (0x2001, 3),
             (0x2001, 4),
@@ -80,12 +86,15 @@ def read_b_value(dataset: Dataset) -> tuple[float | None, str]:
     """
     if _STANDARD_B in dataset:
         value = _first_number(dataset[_STANDARD_B].value)
-        if value is not None:
+        if value is not None and value <= _GREATEST:
             return float(round(value)), "(0018,9087)"
     for source, group, element, creator in _PRIVATE:
         value = _first_number(_private_value(dataset, group, element, creator))
-        if value is not None:
-            return float(round(value % _GE_PACKING if group == 0x0043 else value)), source
+        if value is None:
+            continue
+        value = value % _GE_PACKING if group == 0x0043 else value
+        if value <= _GREATEST:
+            return float(round(value)), source
     match = _SEQUENCE_NAME.search(str(dataset.get("SequenceName", "") or ""))
     return (float(match[1]), "sequence name") if match else (None, "")
 
@@ -107,6 +116,10 @@ def read_directionality(dataset: Dataset) -> str:
             return "none"
         if word:
             return "direction"
+    code = _first_number(_private_value(dataset, *_GE_DIRECTION))
+    weighted = (read_b_value(dataset)[0] or 0.0) > 0
+    if weighted and code in (_GE_ALL_DIRECTIONS, _GE_TENSOR):
+        return "trace" if code == _GE_ALL_DIRECTIONS else "direction"
     return ""
 
 

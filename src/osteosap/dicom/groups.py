@@ -32,7 +32,9 @@ _STATION_WORDS = re.compile(
 _POST_CONTRAST = re.compile(r"\bpost|\bgd\b|contrast|\bkm\b|\bc plus\b")
 _COMPOSED = re.compile(r"compos|stitch|fused")
 _PARTIAL_DIXON = re.compile(r"\bfat\b|\bwater\b|\bopp\w*|\b[fw]$|fat ?sat|\bfs\b|spair|spir")
-_PARTIAL_TYPES = frozenset(("W", "F", "WATER", "FAT", "OPP_PHASE", "OUT_PHASE", "OP"))
+_PARTIAL_TYPES = frozenset(
+    ("W", "F", "WATER", "FAT", "OPP_PHASE", "OUT_PHASE", "OUT_OF_PHASE", "OPPOSED_PHASE", "OP")
+)
 _TE_TOLERANCE, _TR_TOLERANCE, _SPACING_TOLERANCE = 0.02, 0.10, 0.05
 _SAME_PLANE_COSINE = 0.87
 
@@ -109,9 +111,10 @@ def choose_t1(
 ) -> tuple[ProtocolGroup, ...]:
     """The T1 group that serves best, and what completes it.
 
-    The best, in this order: covers most of the diffusion images from head to foot; before
-    contrast; no fat-suppressed or fat/water-only image; stations rather than an already composed
-    volume; spin echo before gradient echo; finest in the plane; lowest series number.
+    The best, in this order: named by a rule of the user; covers most of the diffusion images from
+    head to foot; before contrast; no fat-suppressed or fat/water-only image; stations rather than
+    an already composed volume; spin echo before gradient echo; finest in the plane; lowest series
+    number.
     It is completed by series of the same kind (:func:`difference_in_kind`) that lie mainly outside
     it: a station with another TR or another voxel size makes a group of its own.
     """
@@ -200,6 +203,7 @@ def _t1_kind(group: ProtocolGroup) -> tuple[bool, frozenset[str], bool, bool]:
 
 def _t1_rank(group: ProtocolGroup, dwi: Sequence[ProtocolGroup]) -> tuple[float, ...]:
     return (
+        float(not any(part.by_user for part in group.parts)),
         round(uncovered_span(boxes_of(dwi), group.boxes), 1),
         *(float(bool(mark)) for mark in _t1_kind(group)),
         round(float(np.prod(group.first.pixel_spacing_mm)), 3),

@@ -1,10 +1,9 @@
-"""The part of a DICOM header that sorting a study needs, read once a file."""
+"""The part of a DICOM header that sorting a study needs, read once a file or frame."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -13,21 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from osteosap.dicom.b_values import B_VALUE_TAGS, read_b_value, read_directionality
-from osteosap.errors import StudyError
+from osteosap.dicom.enhanced import ENHANCED_KEYWORDS, frames_of_enhanced, is_enhanced
 
 __all__ = [
+    "HEADER_TAGS",
     "MR_IMAGE_STORAGE",
+    "NATIVE_SYNTAXES",
     "SIMULATOR",
     "ImageHeader",
-    "find_files",
     "parse_header",
+    "parse_headers",
     "quiet_pydicom",
-    "read_headers",
     "redact",
 ]
 
@@ -62,18 +61,26 @@ _KEYWORDS = (
     "PixelSpacing",
     "ImagePositionPatient",
     "ImageOrientationPatient",
+    "InPlanePhaseEncodingDirection",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "LossyImageCompression",
+    *ENHANCED_KEYWORDS,
 )
 _TABLE_POSITIONS = (0x00191014, 0x00191013)
 """Siemens: table position relative to isocentre and absolute."""
 
-_TAGS = sorted({*(Tag(k) for k in _KEYWORDS), *B_VALUE_TAGS, *_TABLE_POSITIONS})
+HEADER_TAGS = sorted({*(Tag(k) for k in _KEYWORDS), *B_VALUE_TAGS, *_TABLE_POSITIONS})
+"""Every tag that :func:`parse_headers` looks at."""
+
 SIMULATOR = "osteosap simulator"
 """Begins the manufacturer of the images that osteosap simulates; the dialect follows."""
 
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-_NATIVE_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-_DICOM_SUFFIXES = (".dcm", ".ima")
+NATIVE_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+"""Transfer syntaxes without compression: implicit, explicit little endian, explicit big endian."""
+
 _COMMON_WORDS = frozenset(
     (
         "anon",
@@ -95,10 +102,14 @@ _COMMON_WORDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What sorting needs of one DICOM file. Lengths in mm, times in ms, positions in LPS.
+    """What reading needs of one image. Lengths in mm, times in ms, positions in LPS.
 
-    ``patient`` is a digest, only fit to tell two patients apart; ``private_words`` are the words
-    that messages must not show.
+    An image is a file, or one of the frames of an enhanced multi-frame file: ``frame`` is its
+    index in there, from 0, and None otherwise. ``frames`` is above 1 for a file of several frames
+    that is no enhanced MR. ``patient`` is a digest, only fit to tell two patients apart;
+    ``private_words`` are the words that messages must not show. ``phase_encoding`` is ``"row"``,
+    ``"column"`` or "", the direction in the plane along which echo-planar images are distorted.
+    ``rescale`` is the slope and the intercept that lead from stored values to the scanner's.
     """
 
     path: Path
@@ -132,6 +143,18 @@ class ImageHeader:
     b_value_source: str
     directionality: str
     simulated: bool
+    frame: int | None = None
+    rescale: tuple[float, float] = (1.0, 0.0)
+    transfer_syntax: str = NATIVE_SYNTAXES[0]
+    lossy: bool = False
+    phase_encoding: str = ""
+
+    @property
+    def order(self) -> tuple[int, str, int]:
+        """Sorts the images of a series as the scanner numbered them."""
+        if self.frame is None:
+            return self.instance_number, "", 0
+        return self.instance_number, str(self.path), self.frame
 
     @property
     def has_geometry(self) -> bool:
@@ -139,45 +162,6 @@ class ImageHeader:
         return (len(self.position_lps_mm), len(self.orientation_lps)) == (3, 6) and (
             len(self.pixel_spacing_mm) == 2 and min(self.pixel_spacing_mm) > 0
         )
-
-
-def find_files(folder: Path) -> Iterator[Path]:
-    """All regular files below a folder in a fixed order; hidden ones and DICOMDIR left out."""
-    for base, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name.upper() != "DICOMDIR":
-                yield Path(base) / name
-
-
-def read_headers(folder: Path) -> tuple[ImageHeader, ...]:
-    """Read the header of every DICOM object below a folder, in the order of their paths.
-
-    Raises
-    ------
-    StudyError
-        A file is truncated (it ends in its header or holds fewer pixels than its header says)
-        or cannot be opened.
-    """
-    headers: list[ImageHeader] = []
-    broken: tuple[Path, str, frozenset[str]] | None = None
-    for path in find_files(folder):
-        try:
-            header = _read_header(path)
-        except _TruncatedFileError as error:
-            broken = broken or (path, f"truncated: {error}", error.words)
-        except OSError as error:
-            broken = broken or (path, f"unreadable ({error.strerror or error})", frozenset())
-        else:
-            headers += [header] if header is not None else []
-    if broken:  # only now are the words known that its path must not show
-        path, state, words = broken
-        words = words.union(*(h.private_words for h in headers))
-        raise StudyError(
-            f"the file {redact(str(path.relative_to(folder)), words)} is {state}",
-            remedy="Copy or export it again; the study is incomplete without it",
-        )
-    return tuple(headers)
 
 
 @contextmanager
@@ -201,74 +185,41 @@ def redact(text: str, words: Iterable[str]) -> str:
     return text
 
 
-class _TruncatedFileError(Exception):
-    """A file that ends too early; carries the words that its name must not show."""
-
-    def __init__(self, message: str, words: frozenset[str] = frozenset()) -> None:
-        super().__init__(message)
-        self.words = words
-
-
-def _read_header(path: Path) -> ImageHeader | None:
-    """Header of one file; None for what is no DICOM object."""
-    with path.open("rb") as stream:
-        start = stream.read(132)
-        marked = start[128:] == b"DICM"
-        if not marked and start[:2] not in (b"\x08\x00", b"\x02\x00"):
-            if path.suffix.lower() in _DICOM_SUFFIXES:
-                raise _TruncatedFileError(
-                    f"it has {path.stat().st_size} bytes and no DICOM header, expected both"
-                )
-            return None
-        stream.seek(0)
-        try:
-            with quiet_pydicom():
-                dataset = pydicom.dcmread(
-                    stream, stop_before_pixels=True, force=not marked, specific_tags=list(_TAGS)
-                )
-                header = parse_header(dataset, path)
-                if header is not None and (marked or header.sop_class):
-                    _check_length(dataset, header, found=path.stat().st_size - stream.tell())
-                    return header
-        except _TruncatedFileError:
-            raise
-        except Exception as error:  # pydicom raises many kinds for broken files
-            if marked:
-                raise _TruncatedFileError("its header cannot be read to the end") from error
-    return None
+def parse_headers(dataset: Dataset, path: Path) -> tuple[ImageHeader, ...]:
+    """Header of the image in a file, or of each of its frames; none for a media directory."""
+    if not is_enhanced(dataset):
+        header = parse_header(dataset, path)
+        return () if header is None else (header,)
+    meta = getattr(dataset, "file_meta", None)
+    headers = []
+    for index, frame in enumerate(frames_of_enhanced(dataset)):
+        header = parse_header(frame, path, frame=index, meta=meta)
+        headers += [] if header is None else [header]
+    return tuple(headers)
 
 
-def _check_length(dataset: Dataset, header: ImageHeader, *, found: int) -> None:
-    """Compare the bytes from the pixel element to the end of the file with the matrix."""
-    syntax = str(getattr(dataset.file_meta, "TransferSyntaxUID", _NATIVE_SYNTAXES[0]))
-    announced = str(getattr(dataset.file_meta, "MediaStorageSOPClassUID", header.sop_class))
-    has_matrix = header.rows > 0 and header.columns > 0
-    if not has_matrix and (
-        header.sop_class in ("", MR_IMAGE_STORAGE) or announced != header.sop_class
-    ):
-        raise _TruncatedFileError("it ends inside its header", header.private_words)
-    if not has_matrix:
-        return
-    if syntax in _NATIVE_SYNTAXES:
-        bits = int(dataset.get("BitsAllocated", None) or 16)
-        samples = int(dataset.get("SamplesPerPixel", None) or 1)
-        expected = header.rows * header.columns * header.frames * samples * bits // 8
-        found -= 8 if syntax == _NATIVE_SYNTAXES[0] else 12
-    else:
-        expected = 1
-    if found < expected:
-        raise _TruncatedFileError(
-            f"{max(found, 0)} bytes of pixel data, expected {expected}", header.private_words
-        )
+def parse_header(
+    dataset: Dataset, path: Path, *, frame: int | None = None, meta: Dataset | None = None
+) -> ImageHeader | None:
+    """Take from a dataset what :class:`ImageHeader` holds; None for a media directory.
 
-
-def parse_header(dataset: Dataset, path: Path) -> ImageHeader | None:
-    """Take from a dataset what :class:`ImageHeader` holds; None for a media directory."""
+    Parameters
+    ----------
+    dataset
+        Header of a classic image, or of one frame laid out like it.
+    path
+        Its file.
+    frame
+        Index of the frame in an enhanced file.
+    meta
+        Meta information of the file, where ``dataset`` does not carry it.
+    """
     sop_class = _text(dataset, "SOPClassUID")
     if sop_class == _MEDIA_DIRECTORY:
         return None
     b_value, source = read_b_value(dataset)
     identifier, name = _text(dataset, "PatientID"), _text(dataset, "PatientName")
+    meta = getattr(dataset, "file_meta", None) if meta is None else meta
     return ImageHeader(
         path=path,
         modality=_text(dataset, "Modality").upper() or "unknown",
@@ -301,7 +252,26 @@ def parse_header(dataset: Dataset, path: Path) -> ImageHeader | None:
         b_value_source=source,
         directionality=read_directionality(dataset),
         simulated=_text(dataset, "Manufacturer").startswith(SIMULATOR),
+        frame=frame,
+        rescale=_rescale(dataset),
+        transfer_syntax=str(getattr(meta, "TransferSyntaxUID", None) or NATIVE_SYNTAXES[0]),
+        lossy=_text(dataset, "LossyImageCompression") == "01",
+        phase_encoding=_phase_encoding(dataset),
     )
+
+
+def _rescale(dataset: Dataset) -> tuple[float, float]:
+    """Slope and intercept; 1 and 0 where they are absent (or the slope is 0), NaN if broken."""
+    values = []
+    for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+        value = _number(dataset, keyword) if _text(dataset, keyword) else default
+        values.append(float("nan") if value is None else value or default)
+    return values[0], values[1]
+
+
+def _phase_encoding(dataset: Dataset) -> str:
+    word = _text(dataset, "InPlanePhaseEncodingDirection").upper()
+    return {"ROW": "row", "COL": "column", "COLUMN": "column"}.get(word, "")
 
 
 def _patient_digest(identifier: str, name: str) -> str:
@@ -356,4 +326,4 @@ def _number(dataset: Dataset, keyword: str) -> float | None:
 
 def _integer(dataset: Dataset, keyword: str) -> int | None:
     number = _number(dataset, keyword)
-    return None if number is None else int(number)
+    return int(number) if number is not None and abs(number) < float("inf") else None

@@ -1,50 +1,23 @@
-"""What each series of a study is: readable rules, the first that applies decides.
+"""Divide the images of a series by what they are: the table of rules, then what it cannot say.
 
-Names are compared in lower case with separators turned to blanks. Limits of TR, TE and flip angle
-are those that separate T1 from other weightings at 1.5 and 3 T with a wide margin.
+The table (:mod:`osteosap.dicom.rules`) looks at one image at a time. Here roles are taken back
+from images that make no volume, and images with b = 0 join the others of their series.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from osteosap.dicom.headers import MR_IMAGE_STORAGE, ImageHeader
+from osteosap.dicom.headers import ImageHeader
+from osteosap.dicom.rules import REASON_FIELDS, ROLES, SeriesRule, load_rules, rule_of, words_of
 
 __all__ = ["ROLES", "SeriesPart", "sort_series", "words_of"]
 
-ROLES = ("t1", "dwi", "adc_map", "computed_b", "localizer", "other")
-
-_ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
-
-_LOCALIZER = re.compile(r"locali[sz]|scout|survey|\bloc\b|\b3 ?plane")
-_ADC = re.compile(r"\bd?adc(map)?\b|apparent diff|diffusion coeff")
-_EXPONENTIAL_ADC = re.compile(r"\be ?adc\b|\bexp(onential)? ?(adc|app)")
-_COMPUTED = re.compile(r"calc ?b|\bcalculated|\bcomputed|\bsynth\w* ?(b|d)|\bcdwi\b|\bcb ?\d{3,}")
-_DERIVED = re.compile(r"\bsub(tract\w*)?\b|\bminip\b|\bmip\b|\bfa\b|\btensor\b|\b(t1|t2) ?map")
-_DIFFUSION = re.compile(r"dwi|diff|\bdti\b|\btrace\w?\b|resolve")
-_DYNAMIC = re.compile(r"dyn|twist|perf|\bdce\b|grasp|tricks|\b4d\b|time ?res|\bcine\b")
-_CALIBRATION = re.compile(r"field ?map|\bb[01] ?map|shim|calib|\basset\b|\btof\b|angio|phoenix")
-_T2 = re.compile(r"t2|stir|tirm|haste|ssfse|flair|\bpd\b|trufi|fiesta")
-_T1 = re.compile(r"t1(?!\d)")
-_T1_GRADIENT_ECHO = re.compile(r"vibe|lava|thrive|flash|spgr|mp ?rage|dixon|bravo")
-_DERIVED_TYPES = frozenset(
-    ("PROJECTION IMAGE", "MIP", "MNIP", "SUBTRACT", "SUBTRACTION", "FA", "TENSOR", "MOSAIC", "P")
-)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One line of the table: images to which ``applies`` says yes have the role.
-
-    ``reason`` may name fields of :class:`ImageHeader` in braces.
-    """
-
-    role: str
-    reason: str
-    applies: Callable[[ImageHeader], bool]
+_LEAST_POSITIONS = 3
+_VOLUMES = ("t1", "dwi", "adc_map")
+"""Roles of series that are read as volumes."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +32,17 @@ class SeriesPart:
         For the log and the record; no patient data.
     headers
         At least one.
+    almost
+        The role it would have but for what the reason says; "" if none.
+    by_user
+        Whether a rule of the user gave the role.
     """
 
     role: str
     reason: str
     headers: tuple[ImageHeader, ...]
+    almost: str = ""
+    by_user: bool = False
 
     @property
     def first(self) -> ImageHeader:
@@ -84,138 +63,85 @@ class SeriesPart:
         return tuple(sorted(v for v in values if v is not None))
 
 
-def words_of(header: ImageHeader) -> str:
-    """Series description in lower case, separators as blanks."""
-    return re.sub(r"[\W_]+", " ", header.description.lower()).strip()
-
-
-def _named(pattern: re.Pattern[str]) -> Callable[[ImageHeader], bool]:
-    return lambda header: pattern.search(words_of(header)) is not None
-
-
-def _is_computed(header: ImageHeader) -> bool:
-    typed = any("CALC_BVAL" in t or "SYNTHETIC" in t for t in header.image_type)
-    diffusion = header.b_value_s_per_mm2 is not None or "DIFFUSION" in header.image_type
-    return typed or (diffusion and _COMPUTED.search(words_of(header)) is not None)
-
-
-def _is_diffusion(header: ImageHeader) -> bool:
-    return "DIFFUSION" in header.image_type or _DIFFUSION.search(words_of(header)) is not None
-
-
-def _is_dwi(header: ImageHeader) -> bool:
-    b_value = header.b_value_s_per_mm2
-    return b_value is not None and (b_value > 0 or _is_diffusion(header))
-
-
-def _is_t1(header: ImageHeader) -> bool:
-    """T1 by name with timing that allows it, or by timing alone."""
-    echo, repetition = header.echo_time_ms, header.repetition_time_ms
-    named = _T1.search(words_of(header)) is not None
-    if echo is None or repetition is None:
-        return named
-    if named:
-        return echo <= 35 and repetition <= 3000
-    if "GR" in header.scanning_sequence:
-        fast = _T1_GRADIENT_ECHO.search(words_of(header)) is not None
-        flip = header.flip_angle_deg
-        return echo <= 10 and repetition <= 1000 and (fast or (flip is not None and flip >= 8))
-    return "SE" in header.scanning_sequence and echo <= 30 and repetition <= 1000
-
-
-def _is_t2(header: ImageHeader) -> bool:
-    named_t1 = _T1.search(words_of(header)) is not None
-    long_echo = "SE" in header.scanning_sequence and (header.echo_time_ms or 0) >= 60
-    return long_echo or (not named_t1 and _T2.search(words_of(header)) is not None)
-
-
-_TIMING = "{scanning_sequence}, TR {repetition_time_ms} ms, TE {echo_time_ms} ms"
-
-RULES: tuple[Rule, ...] = (
-    Rule("other", "modality {modality}, expected MR", lambda h: h.modality != "MR"),
-    Rule(
-        "other",
-        "enhanced multi-frame MR, which is not read; export it as classic single frames",
-        lambda h: h.sop_class == _ENHANCED_MR or h.frames > 1,
-    ),
-    Rule("other", "no MR image object", lambda h: h.sop_class != MR_IMAGE_STORAGE),
-    Rule(
-        "localizer",
-        "localizer by its name or image type",
-        lambda h: _named(_LOCALIZER)(h) or "LOCALIZER" in h.image_type,
-    ),
-    Rule("other", "no position, orientation or pixel spacing", lambda h: not h.has_geometry),
-    Rule("other", "exponential ADC", _named(_EXPONENTIAL_ADC)),
-    Rule(
-        "adc_map",
-        "ADC map of the scanner by its image type or name, not acquired",
-        lambda h: "ADC" in h.image_type or _named(_ADC)(h),
-    ),
-    Rule("computed_b", "b-value image computed by the scanner, not acquired", _is_computed),
-    Rule(
-        "other",
-        "derived images (projection, subtraction, map, mosaic or phase)",
-        lambda h: bool(_DERIVED_TYPES.intersection(h.image_type)) or _named(_DERIVED)(h),
-    ),
-    Rule("dwi", "acquired diffusion images, b-value from {b_value_source}", _is_dwi),
-    Rule("other", "diffusion images without a b-value", _is_diffusion),
-    Rule("other", "dynamic series by its name", _named(_DYNAMIC)),
-    Rule("other", "calibration or angiography by its name", _named(_CALIBRATION)),
-    Rule("other", f"T2-weighted or fluid-sensitive ({_TIMING})", _is_t2),
-    Rule("t1", f"T1-weighted ({_TIMING}, flip {{flip_angle_deg}} degrees)", _is_t1),
-)
-
-
-def sort_series(headers: Sequence[ImageHeader]) -> tuple[SeriesPart, ...]:
+def sort_series(
+    headers: Sequence[ImageHeader], rules: Sequence[SeriesRule] | None = None
+) -> tuple[SeriesPart, ...]:
     """Divide the images of one series by role, and T1 further by echo and image type.
 
     Parameters
     ----------
     headers
         All images of one series.
+    rules
+        The table, its first rule first; None: that of osteosap.
     """
-    rules = [_rule_of(h) for h in headers]
-    acquired = next((r for r in rules if r.role == "dwi"), None)
+    table = load_rules() if rules is None else rules
+    found = [rule_of(h, table) for h in headers]
+    acquired = next((r for r in found if r.role == "dwi"), None)
     parts: dict[tuple[object, ...], list[ImageHeader]] = {}
-    chosen: dict[tuple[object, ...], Rule] = {}
-    for header, first_rule in zip(headers, rules, strict=True):
+    chosen: dict[tuple[object, ...], SeriesRule] = {}
+    for header, first_rule in zip(headers, found, strict=True):
         rule = first_rule
-        if acquired and header.b_value_s_per_mm2 == 0 and rule.role in ("other", "t1"):
+        undecided = rule.role in ("other", "t1") and not rule.by_user
+        if acquired and header.b_value_s_per_mm2 == 0 and undecided:
             rule = acquired  # b = 0 images of a series whose others are diffusion-weighted
         key: tuple[object, ...] = (rule.role, rule.reason)
         if rule.role == "t1":
             key = (*key, header.image_type, header.echo_time_ms)
-        parts.setdefault(key, []).append(header)
+        parts.setdefault(key, []).append(_with_b_value(header, rule))
         chosen.setdefault(key, rule)
     return tuple(_demote(_make_part(chosen[key], images)) for key, images in parts.items())
 
 
-def _rule_of(header: ImageHeader) -> Rule:
-    unknown = Rule("other", f"no rule recognises it ({_TIMING})", lambda _: True)
-    return next((rule for rule in RULES if rule.applies(header)), unknown)
+def _with_b_value(header: ImageHeader, rule: SeriesRule) -> ImageHeader:
+    if rule.b_value_s_per_mm2 is None:
+        return header
+    value = float(round(rule.b_value_s_per_mm2))
+    return replace(header, b_value_s_per_mm2=value, b_value_source="your rules")
 
 
-def _make_part(rule: Rule, images: list[ImageHeader]) -> SeriesPart:
+def _make_part(rule: SeriesRule, images: list[ImageHeader]) -> SeriesPart:
     first = images[0]
-    fields = {name: getattr(first, name) for name in ImageHeader.__slots__}
-    return SeriesPart(rule.role, rule.reason.format(**fields), tuple(images))
+    fields = {name: _shown(getattr(first, name)) for name in REASON_FIELDS}
+    reason = rule.reason.format(**fields)
+    return SeriesPart(rule.role, reason, tuple(images), rule.almost, rule.by_user)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "unknown" if value is None or value == "" else str(value)
 
 
 def _demote(part: SeriesPart) -> SeriesPart:
     """Take back a role that needs a volume where the images make none."""
-    if part.role not in ("t1", "dwi", "adc_map"):
+    if part.role not in _VOLUMES:
         return part
-    normals = {_plane(h) for h in part.headers}
+    if not all(h.has_geometry for h in part.headers):
+        return _refused(part, "no position, orientation or pixel spacing")
+    normals = Counter(_plane(h) for h in part.headers)
     if len(normals) > 1:
-        reason = f"{len(normals)} orientations in one series"
-        return SeriesPart("localizer", reason, part.headers)
+        counts = " and ".join(str(n) for n in normals.values())
+        return _refused(
+            part, f"{len(normals)} orientations in one series ({counts} images)", role="localizer"
+        )
+    why = _why_no_volume(part)
+    return _refused(part, why) if why else part
+
+
+def _why_no_volume(part: SeriesPart) -> str:
+    if part.role == "dwi" and any(h.b_value_s_per_mm2 is None for h in part.headers):
+        return "diffusion images without a b-value; your rule has to say it"
     places = Counter(tuple(round(x, 1) for x in h.position_lps_mm) for h in part.headers)
-    if len(places) < 3:
-        return SeriesPart("other", f"{len(places)} slice positions, expected 3", part.headers)
+    if len(places) < _LEAST_POSITIONS:
+        return f"{len(places)} slice positions, expected {_LEAST_POSITIONS}"
     if part.role == "t1" and sorted(places.values())[len(places) // 2] > 1:
-        reason = f"dynamic or repeated: {len(part.headers)} images at {len(places)} positions"
-        return SeriesPart("other", reason, part.headers)
-    return part
+        return f"dynamic or repeated: {len(part.headers)} images at {len(places)} positions"
+    return ""
+
+
+def _refused(part: SeriesPart, why: str, *, role: str = "other") -> SeriesPart:
+    return replace(part, role=role, reason=why, almost=part.role)
 
 
 def _plane(header: ImageHeader) -> int:

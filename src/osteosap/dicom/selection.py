@@ -70,16 +70,21 @@ def require_complete(parts: Sequence[SeriesPart], selection: Selection) -> None:
             f"the study holds no MR series (found: {found}), expected T1 and diffusion MR",
             remedy=MR_REMEDY,
         )
-    enhanced = any("enhanced" in p.reason for p in parts)
-    hint = "; enhanced multi-frame files are not read, export classic ones" if enhanced else ""
-    if not selection.t1 or not selection.dwi:
-        missing = [
-            n for n, g in (("T1-weighted", selection.t1), ("diffusion", selection.dwi)) if not g
-        ]
+    missing = [
+        (role, name)
+        for role, name, group in (
+            ("t1", "T1-weighted", selection.t1),
+            ("dwi", "diffusion", selection.dwi),
+        )
+        if not group
+    ]
+    if missing:
+        names = [name for _, name in missing]
         raise StudyError(
-            f"no {' and no '.join(missing)} series among the series found ({found})",
-            remedy=f"Add the {' and the '.join(missing)} series of the same examination{hint}; "
-            "the log names the role of each series",
+            f"no {' and no '.join(names)} series among the series found ({found})"
+            + _nearly(parts, [role for role, _ in missing]),
+            remedy=f"Add the {' and the '.join(names)} series of the same examination; "
+            "osteosap inspect names the role of each series, and takes rules of your own",
         )
     if not selection.adc and all(len(g.b_values_s_per_mm2) < 2 for g in selection.dwi):
         values = sorted({b for g in selection.dwi for b in g.b_values_s_per_mm2})
@@ -98,6 +103,13 @@ def require_complete(parts: Sequence[SeriesPart], selection: Selection) -> None:
             "parts of the body",
             remedy="Add the T1 series of the same region",
         )
+
+
+def _nearly(parts: Sequence[SeriesPart], roles: Sequence[str]) -> str:
+    """Series that would have one of the roles but for the reason given."""
+    almost = [p for p in parts if p.almost in (*roles, "any")]
+    listed = "; ".join(f"series {p.number} is not taken for one: {p.reason}" for p in almost[:3])
+    return f"; {listed}" if listed else ""
 
 
 def list_b(values: Sequence[float]) -> str:

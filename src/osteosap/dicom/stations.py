@@ -84,8 +84,9 @@ def split_stations(headers: Sequence[ImageHeader]) -> tuple[Slices, ...]:
     """Divide slices of one contrast and one b-value into stations, from head to foot.
 
     Slices on different lattices in the plane are different stations. Along the normal the
-    scanner's own marks decide (table position, frame of reference, acquisition number), where
-    they leave evenly spaced stacks that are neighbours; then the order of the images.
+    scanner's own marks decide (enhanced file, table position, frame of reference, acquisition
+    number), where they leave evenly spaced stacks that are neighbours; then the order of the
+    images.
     """
     stations = [s for lattice in _lattices(headers) for s in _split_along(lattice)]
     return tuple(sorted(stations, key=lambda s: -float(box_of(s).high[2])))
@@ -158,6 +159,7 @@ def _lattices(headers: Sequence[ImageHeader]) -> list[Slices]:
 
 def _split_along(headers: Slices) -> list[Slices]:
     marks: tuple[Callable[[ImageHeader], object], ...] = (
+        lambda h: None if h.frame is None else h.path,
         lambda h: h.table_position,
         lambda h: h.frame_of_reference,
         lambda h: h.acquisition_number,
@@ -187,10 +189,12 @@ def _by_mark(headers: Slices, mark: Callable[[ImageHeader], object]) -> list[Sli
 
 def _by_order(headers: Slices) -> list[Slices]:
     """Start a new station wherever the table jumps back in the order of the images."""
-    ordered = sorted(headers, key=lambda h: h.instance_number)
+    ordered = sorted(headers, key=lambda h: h.order)
     steps = np.diff(positions_of(ordered))
-    forward = np.sign(np.median(steps)) if len(steps) else 1.0
-    breaks = [0, *(int(i) + 1 for i in np.flatnonzero(steps * forward <= 0)), len(ordered)]
+    moves = steps[np.abs(steps) > SAME_POSITION_MM]
+    forward = np.sign(np.median(moves)) if len(moves) else 1.0
+    backwards = np.flatnonzero(steps * forward < -SAME_POSITION_MM)
+    breaks = [0, *(int(i) + 1 for i in backwards), len(ordered)]
     return [tuple(ordered[a:b]) for a, b in pairwise(breaks)]
 
 

@@ -24,6 +24,7 @@ from osteosap.inference.sliding import (
     resolve_precision,
 )
 from osteosap.models.checkpoint import Checkpoint, describe, load_checkpoint, restore_network
+from osteosap.preprocess.standardise import Standard
 from osteosap.volume import Volume
 
 __all__ = ["SegmentConfig", "Segmentation", "find_weights", "resample_probability", "segment_exam"]
@@ -147,10 +148,12 @@ def _load(task: str, config: SegmentConfig) -> Checkpoint:
 
 
 def _input_config(checkpoint: Checkpoint) -> InputConfig:
+    standard = checkpoint.metadata.standard
     return InputConfig(
         channels=checkpoint.spec.channels,
         spacing_mm=checkpoint.metadata.spacing_mm,
         percentiles=checkpoint.metadata.percentiles,
+        standard=Standard.from_mapping(standard) if standard else None,
     )
 
 

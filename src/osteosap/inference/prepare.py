@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import field_validator
 
 from osteosap.config import StageConfig
-from osteosap.errors import VolumeError
+from osteosap.errors import OsteosapError, VolumeError
 from osteosap.geometry import Grid, crop_grid, resample, to_ras
 from osteosap.preprocess.body import body_mask
 from osteosap.preprocess.normalise import scale_percentiles
+from osteosap.preprocess.standardise import Standard, apply_standard
 from osteosap.volume import Volume
 
 __all__ = ["InputConfig", "PreparedImages", "prepare_images"]
 
 
 class InputConfig(StageConfig):
-    """How images are brought to the network: channels in order, spacing, scaling, margin."""
+    """How images are brought to the network: channels in order, spacing, scaling, margin.
+
+    ``standard`` is a cohort's histogram standard, or the path of its file (as ``preprocess-cohort
+    --fit-standard`` writes it); channels that it knows are brought to it before they are scaled.
+    """
 
     channels: tuple[str, ...] = ("t1", "b1000")
     spacing_mm: tuple[float, float, float] = (4.0, 4.0, 4.0)
     percentiles: tuple[float, float] = (1.0, 99.0)
     margin_mm: float = 12.0
+    standard: Standard | None = None
+
+    @field_validator("standard", mode="before")
+    @classmethod
+    def _read_standard(cls, value: Any) -> Any:
+        if not isinstance(value, str | Path):
+            return value
+        try:
+            return Standard.from_json(Path(value).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, OsteosapError) as error:
+            raise ValueError(f"the histogram standard {value} cannot be read ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,7 @@ class PreparedImages:
 
 
 def prepare_images(images: Volume, config: InputConfig) -> PreparedImages:
-    """Turn to RAS, resample, find the body, crop to it, scale each channel to [0, 1].
+    """Turn to RAS, resample, find the body, crop to it, standardise, scale to [0, 1].
 
     Parameters
     ----------
@@ -71,6 +90,9 @@ def prepare_images(images: Volume, config: InputConfig) -> PreparedImages:
         )
     margin = np.ceil(config.margin_mm / np.asarray(config.spacing_mm)).astype(int)
     box = _bounding_box(body, margin)
+    known = config.standard.channels if config.standard else {}
+    for name in set(known) & set(config.channels):
+        resampled[name] = apply_standard(resampled[name], body, known[name])
     low, high = config.percentiles
     scaled = [
         scale_percentiles(resampled[name], body, low=low, high=high)[box]

@@ -43,7 +43,8 @@ FORMAT = 1
 class CheckpointMetadata(StageConfig):
     """What a weight file says about itself.
 
-    ``percentiles`` and ``body_only`` describe the scaling of each channel to [0, 1];
+    ``percentiles`` and ``body_only`` describe the scaling of each channel to [0, 1], ``standard``
+    the histogram standard that comes before it (None for none);
     ``threshold`` is the tuned lesion probability (None for skeleton networks); ``recipe`` is the
     resolved training configuration.
     """
@@ -54,6 +55,7 @@ class CheckpointMetadata(StageConfig):
     patch: tuple[int, int, int]
     percentiles: tuple[float, float] = (1.0, 99.0)
     body_only: Literal[True] = True
+    standard: dict[str, Any] | None = None
     orientation: Literal["RAS"] = "RAS"
     threshold: float | None = Field(default=None, gt=0.0, lt=1.0)
     arm: str = ""

@@ -10,10 +10,16 @@ import numpy.typing as npt
 
 from osteosap.errors import VolumeError
 
-__all__ = ["MAX_ADC_UM2_PER_S", "compute_b", "fit_adc"]
+__all__ = ["MAX_ADC_UM2_PER_S", "compute_b", "fit_adc", "grey_step"]
 
 Numbers = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
+
+_SAMPLE = 200_000
+_DISCRETE = 0.05
+"""An image of steps has at most this share of its voxels as distinct values ..."""
+_FEWEST = 16
+"""... and at least so many of them."""
 
 MAX_ADC_UM2_PER_S = 4000.0
 """Above free water at body temperature (about 3000 um2/s); fitted values are clipped here."""
@@ -81,6 +87,23 @@ def fit_adc(
     adc[inside] = rate * 1e6
     s0[inside] = np.exp(mean_log + rate * mean_b)  # best intercept for the clipped slope
     return adc, s0
+
+
+def grey_step(array: Numbers) -> float:
+    """Step of the grey levels that an image was stored in; 0 where its values are continuous.
+
+    Scanners cut off what lies below a grey level, so that the signal is on average half a step
+    above what is stored. At high b, where a signal has some ten levels, that shows in the ADC: in
+    the one real study at hand our fit lies 3.5 % above the scanner's own map, and 2.3 % with half a
+    step added (``benchmarks/adc_real_pelvis.py``).
+    """
+    sample = array.ravel()[:: max(1, array.size // _SAMPLE)].astype(np.float64)
+    values = np.unique(sample)
+    if not _FEWEST <= values.size <= _DISCRETE * sample.size:
+        return 0.0
+    steps = np.diff(values)
+    step = float(steps.min())
+    return step if np.abs(steps / step - np.rint(steps / step)).max() < 0.1 else 0.0
 
 
 def compute_b(adc: Numbers, s0: Numbers, b_value: float) -> Floats:

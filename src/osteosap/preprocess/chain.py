@@ -1,4 +1,11 @@
-"""From station images to one exam on the T1 grid; every step leaves a line in the record."""
+"""From station images to one exam on the T1 grid; every step leaves a line in the record.
+
+::
+
+    T1:  bias -> align stations -> match intensities -> stitch -> body mask
+    DWI: choose protocol -> bias (lowest b, for all) -> ADC fit -> register every station to T1
+         -> match intensities -> b1000 and ADC on the T1 grid
+"""
 
 from __future__ import annotations
 
@@ -6,30 +13,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from osteosap.errors import StudyError
 from osteosap.exam import HANDED_OVER, StationImage
-from osteosap.preprocess.b1000 import choose_b1000, choose_group
-from osteosap.preprocess.body import body_mask
+from osteosap.preprocess.b1000 import B1000Choice, choose_b1000, choose_group
 from osteosap.preprocess.checks import check_image
 from osteosap.preprocess.config import PreprocessConfig
-from osteosap.preprocess.diffusion import (
-    Target,
-    adc_channel,
-    b1000_channel,
-    fit_dwi,
-    place_on,
-    stitch_dwi,
-)
-from osteosap.preprocess.groups import (
-    collect_dwi_groups,
-    complete_group,
-    maps_of,
-    select_stations,
-)
-from osteosap.preprocess.record import Job
-from osteosap.preprocess.stations import lay_out
-from osteosap.preprocess.stitch import blend, place_stations
+from osteosap.preprocess.diffusion import Diffusion, bring_dwi_to_t1, view_of
+from osteosap.preprocess.groups import DwiGroup, collect_dwi_groups, complete_group, maps_of
+from osteosap.preprocess.quality import assess, chain_record
+from osteosap.preprocess.record import Job, Progress
+from osteosap.preprocess.target import Target, make_target
 from osteosap.volume import Volume
 
 __all__ = ["AssembledExam", "assemble_exam"]
@@ -42,29 +37,59 @@ class AssembledExam:
     Parameters
     ----------
     images
-        Channels ``t1``, ``b1000`` and, where it can be had, ``adc`` (um2/s); float32, stitched
-        intensities as they came from the scanner. 0 outside a channel's field of view.
+        Channels ``t1``, ``b1000`` and, where it can be had, ``adc`` (um2/s); float32. 0 outside a
+        channel's field of view.
     body
         uint8, channel ``body``.
     record
-        JSON-serialisable: ``steps`` in order (what was done, why, numbers), ``b1000`` and ``adc``
-        (where they come from), ``coverage`` (share of the body inside the DWI field of view),
-        ``dwi_outside_t1`` (share of the tissue on the DWI that lies outside the T1),
-        ``settings``, ``warnings``.
+        JSON-serialisable: ``steps`` in order (what was done, why, numbers), ``seams`` (how well
+        neighbouring stations agree), ``quality`` (what was looked at, against what is expected;
+        :mod:`~osteosap.preprocess.quality`), ``b1000`` and ``adc`` (where they come from),
+        ``coverage`` (share of the body inside the DWI field of view), ``dwi_outside_t1`` (share of
+        the tissue on the DWI that lies outside the T1), ``settings``, ``warnings``.
     warnings
         What a reader should know.
+    target, diffusion
+        What lies behind: stations with their bias fields, motions and scales.
     """
 
     images: Volume
     body: Volume
     record: dict[str, object]
     warnings: tuple[str, ...]
+    target: Target
+    diffusion: Diffusion
+
+    @property
+    def snapshots(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Small pictures before and after, by name (:mod:`~osteosap.preprocess.snapshots`)."""
+        return self.target.pictures | self.diffusion.pictures
+
+    def stations(self) -> dict[str, Volume]:
+        """Corrected stations by file name, from foot to head, where they were (rigidly) moved to.
+
+        ``t1_1``, ``dwi_1_b0``, ``adc_1`` (um2/s) and so on; scales are not applied.
+        """
+        kept = {f"t1_{n + 1}": one.volume for n, one in enumerate(self.target.stations)}
+        for n, station in enumerate(self.diffusion.stations):
+            affine = station.grid.affine
+            if station.alignment is not None:
+                affine = np.asarray(np.linalg.inv(station.alignment.rigid) @ affine)
+            for b, volume in station.images.items():
+                kept[f"dwi_{n + 1}_b{b:g}"] = Volume.single(volume.array[0], affine, "dwi")
+            if station.adc is not None:
+                kept[f"adc_{n + 1}"] = Volume.single(station.adc, affine, "adc")
+        return kept
 
 
 def assemble_exam(
-    images: Sequence[StationImage], config: PreprocessConfig | None = None
+    images: Sequence[StationImage],
+    config: PreprocessConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    threads: int | None = None,
 ) -> AssembledExam:
-    """Stitch stations, make b1000 and ADC, and bring everything to the T1 grid.
+    """Correct, align and stitch stations, make b1000 and ADC, and bring all to the T1 grid.
 
     Parameters
     ----------
@@ -73,11 +98,15 @@ def assemble_exam(
         exam that is already stitched is one T1, one DWI and perhaps one ADC image.
     config
         Settings; None means all defaults.
+    progress
+        Called with what is being done and the fraction of it that is done.
+    threads
+        Stations worked on at once; None: as many as there are cores. The result is the same.
 
     Returns
     -------
     exam
-        On the stitched T1's grid; a single T1 station is left on its own grid, untouched.
+        On the stitched T1's grid; a single T1 station keeps its own grid.
 
     Raises
     ------
@@ -88,48 +117,39 @@ def assemble_exam(
     GeometryError
         Stations with a gap between them, or T1 and DWI that do not show the same body part.
     """
-    job = Job(config or PreprocessConfig())
+    job = Job(config or PreprocessConfig(), threads=threads)
+    job.progress = progress or job.progress
     checked = _check(images, job)
-    target = _stitch_t1(checked, job)
     groups, notes = collect_dwi_groups(checked)
     job.warn(*notes)
-    group, why = choose_group(groups, config=job.config)
-    group, notes = complete_group(group, groups)
-    job.warn(*notes)
-    job.step(
-        "DWI protocol",
-        why,
-        b_values_s_per_mm2=list(group.b_values),
-        protocols=list(group.protocols),
-    )
-    choice = choose_b1000(group.b_values, config=job.config)
-    if group.name == HANDED_OVER:
-        choice = replace(
-            choice, source="handed over", reason="b1000 was handed over under that name"
-        )
-    dwi, overlay = place_on(stitch_dwi(group, choice, job), target, job)
-    fit = fit_dwi(dwi, target, job)
-    channels = {
-        "t1": target.t1.array[0],
-        "b1000": b1000_channel(dwi, fit, target, choice=choice, job=job),
-    }
+    group, choice = _choose(groups, job)
+    target = make_target(checked, job)
+    view = view_of(group, target, job)
     maps = maps_of(group, groups, checked)
-    adc, origin = adc_channel(dwi, fit, target, maps=maps, job=job)
-    if adc is not None:
-        channels["adc"] = adc
+    diffusion = bring_dwi_to_t1(group, choice, target, maps=maps, job=job)
+    channels = {"t1": target.t1.array[0], "b1000": diffusion.b1000}
+    if diffusion.adc is not None:
+        channels["adc"] = diffusion.adc
     affine = target.t1.affine
+    stacked = Volume(np.stack(list(channels.values())), affine, tuple(channels))
+    done = chain_record(job.steps, job.seams)
+    quality = assess(stacked, target.body, record=done, config=job.config.quality)
     return AssembledExam(
-        Volume(np.stack(list(channels.values())), affine, tuple(channels)),
+        stacked,
         Volume.single(target.body.astype(np.uint8), affine, "body"),
         {
             "steps": job.steps,
+            "seams": job.seams,
+            "quality": quality.to_mapping(),
             "b1000": asdict(choice),
-            "adc": origin,
-            **overlay,
+            "adc": diffusion.origin,
+            **view,
             "settings": job.config.to_mapping(),
             "warnings": list(job.warnings),
         },
         tuple(job.warnings),
+        target,
+        diffusion,
     )
 
 
@@ -149,16 +169,15 @@ def _check(images: Sequence[StationImage], job: Job) -> list[StationImage]:
     return checked
 
 
-def _stitch_t1(images: Sequence[StationImage], job: Job) -> Target:
-    stations, notes = select_stations(images, "t1")
+def _choose(groups: Sequence[DwiGroup], job: Job) -> tuple[DwiGroup, B1000Choice]:
+    """The DWI protocol to use, completed by others, and where its b1000 comes from."""
+    group, why = choose_group(groups, config=job.config)
+    group, notes = complete_group(group, groups)
     job.warn(*notes)
-    layout = lay_out([i.volume.grid for i in stations])
-    placed = place_stations([i.volume for i in stations], layout)
-    scales = job.scales(placed, layout)
-    array = blend(placed, layout.grid.shape, scales=scales.scales)
-    sources = sorted({i.source for i in stations if i.source})
-    job.stitched("t1", layout, scales, sources=sources)
-    body = body_mask(array)
-    done = "thresholded the T1, closed gaps, filled holes in axial slices"
-    job.step("body mask", done, share_of_volume=round(float(body.mean()), 4))
-    return Target(Volume.single(array, layout.grid.affine, "t1"), body)
+    listed, protocols = list(group.b_values), list(group.protocols)
+    job.step("DWI protocol", why, b_values_s_per_mm2=listed, protocols=protocols)
+    choice = choose_b1000(group.b_values, config=job.config)
+    if group.name == HANDED_OVER:
+        why = "b1000 was handed over under that name"
+        choice = replace(choice, source="handed over", reason=why)
+    return group, choice

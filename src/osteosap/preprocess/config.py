@@ -7,6 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from osteosap.config import StageConfig
+from osteosap.preprocess.align import AlignConfig
+from osteosap.preprocess.bias import BiasConfig
+from osteosap.preprocess.eddy import EddyConfig
+from osteosap.preprocess.quality import QualityConfig
+from osteosap.preprocess.register import DwiRegistrationConfig
 
 __all__ = ["PreprocessConfig"]
 
@@ -21,12 +26,18 @@ class PreprocessConfig(StageConfig):
     them is nearer the truth this cannot show, and other scanners were not tried.
     """
 
+    bias: BiasConfig = BiasConfig()
+    """Bias field of the coils, per station of T1 and DWI."""
+    align: AlignConfig = AlignConfig()
+    """Stations of T1 onto their inner neighbour."""
     standardise_stations: bool = True
     """Scale stations from the centre outwards so that overlaps agree."""
-    registration: Literal["none", "rigid"] = "none"
-    """DWI to T1: by scanner coordinates alone, or refined rigidly by mutual information."""
-    max_shift_mm: float = Field(default=20.0, gt=0)
-    """A rigid refinement that moves a point of the body farther than this is rejected."""
+    eddy: EddyConfig = EddyConfig()
+    """Higher b-values onto the lowest one of their station."""
+    registration: DwiRegistrationConfig = DwiRegistrationConfig()
+    """Every DWI station to the stitched T1."""
+    correct_handed_over: bool = False
+    """Correct bias and position of images that were handed over by name, too."""
     adc_source: Literal["fit", "scanner"] = "fit"
     """Which ADC to prefer where both can be had."""
     adc_weighting: Literal["none", "signal"] = "none"
@@ -43,3 +54,17 @@ class PreprocessConfig(StageConfig):
     """b1000 is computed from the fit only if the highest fitted b-value reaches this."""
     min_coverage: float = Field(default=0.10, ge=0, le=1)
     """Smallest share of the T1 body that the DWI must cover."""
+    quality: QualityConfig = QualityConfig()
+    """What is expected of an exam; what lies outside is warned of."""
+
+    @property
+    def needs_simpleitk(self) -> bool:
+        """Whether a step is on that SimpleITK does."""
+        return any(
+            (
+                self.bias.method == "n4" and self.bias.enabled,
+                self.align.enabled,
+                self.eddy.enabled,
+                self.registration.enabled,
+            )
+        )

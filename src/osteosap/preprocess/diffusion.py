@@ -1,260 +1,427 @@
-"""The diffusion channels: one stitched DWI protocol becomes b1000 and ADC on the T1 grid."""
+"""The diffusion channels: every station corrected, fitted, registered to T1; then blended."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from osteosap.exam import HANDED_OVER, StationImage
-from osteosap.geometry import Affine, Grid, resample
-from osteosap.preprocess.adc import compute_b, fit_adc
+from osteosap.geometry import Grid, inside_of
+from osteosap.preprocess.adc import compute_b, fit_adc, grey_step
+from osteosap.preprocess.alignment import DwiAlignment
 from osteosap.preprocess.b1000 import TARGET_B, B1000Choice, b_values_for_adc
+from osteosap.preprocess.bias import BiasField, correct_bias, estimate_bias
+from osteosap.preprocess.body import foreground_threshold
+from osteosap.preprocess.eddy import Eddy, common_eddy, correct_eddy, find_eddy
 from osteosap.preprocess.groups import NOTABLE, DwiGroup, select_stations
-from osteosap.preprocess.intensity import StationScales
-from osteosap.preprocess.record import Job
+from osteosap.preprocess.record import Job, number
 from osteosap.preprocess.register import (
     coverage_of,
-    refine_rigid,
+    phase_axis,
+    register_station,
     require_coverage,
-    tissue_outside,
 )
-from osteosap.preprocess.resampling import resample_masked
-from osteosap.preprocess.stations import lay_out
-from osteosap.preprocess.stitch import blend, place_stations
+from osteosap.preprocess.seams import match_stations
+from osteosap.preprocess.stations import StationLayout, lay_out
+from osteosap.preprocess.stitch import Placed, blend, place_station, place_stations
+from osteosap.preprocess.target import Target, note_bias
 from osteosap.volume import Volume
 
-__all__ = [
-    "StitchedDwi",
-    "Target",
-    "adc_channel",
-    "b1000_channel",
-    "fit_dwi",
-    "place_on",
-    "stitch_dwi",
-]
+__all__ = ["Diffusion", "DwiStation", "bring_dwi_to_t1", "view_of"]
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Target:
-    """The T1 that everything is brought to: one channel, and the body's mask on its grid."""
-
-    t1: Volume
-    body: npt.NDArray[np.bool_]
-
-    @property
-    def grid(self) -> Grid:
-        """Grid of the exam."""
-        return self.t1.grid
-
-
-@dataclass(frozen=True)
-class StitchedDwi:
-    """Stitched images of one DWI protocol on their own grid.
+class DwiStation:
+    """One station of the DWI on its own grid.
 
     Parameters
     ----------
-    b_values
-        s/mm2, all that the protocol has; ``images`` holds those that are needed.
-    grid
-        Of the images, after a refinement of their position.
     images
-        float32 by b-value.
-    motion
-        4x4, world to world in mm: what the refinement did to the position.
+        Volumes by b-value, lowest first, those that are needed; without bias once it is corrected.
+    axis
+        Index axis along which the stations are stacked.
+    adc, s0
+        Fit in um2/s and signal at b = 0; None where no fit is possible; 0 where there is noise.
+    bias
+        What was taken off the images; None for nothing.
+    alignment
+        How it lies to T1; None: by scanner coordinates.
+    scale
+        Factor that makes its images agree with its neighbours.
     """
 
-    b_values: tuple[float, ...]
-    grid: Grid
-    images: dict[float, Floats]
-    motion: Affine
+    images: dict[float, Volume]
+    axis: int
+    adc: Floats | None = None
+    s0: Floats | None = None
+    bias: BiasField | None = None
+    alignment: DwiAlignment | None = None
+    scale: float = 1.0
+
+    @property
+    def lowest(self) -> Volume:
+        """The image of the lowest b-value."""
+        return next(iter(self.images.values()))
+
+    @property
+    def grid(self) -> Grid:
+        """Grid as acquired."""
+        return self.lowest.grid
+
+    def place(self, array: Floats, target: Grid) -> Placed:
+        """An array on the station's grid, on the grid of T1."""
+        volume = Volume.single(array, self.grid.affine, "dwi")
+        return place_station(volume, target, axis=self.axis, alignment=self.alignment)
+
+    def place_masked(self, array: Floats, mask: npt.NDArray[np.bool_], target: Grid) -> Placed:
+        """As :meth:`place`, but averaging only voxels inside a mask; weight 0 outside it.
+
+        Voxels at the mask's edge are not mixed with the zeros outside: a rim of halved ADC would
+        look like restricted diffusion.
+        """
+        values = self.place(np.where(mask, array, 0).astype(np.float32), target)
+        share = self.place(mask.astype(np.float32), target).array
+        inside = share >= 0.5
+        out = np.zeros_like(values.array)
+        np.divide(values.array, share, out=out, where=inside)
+        return replace(values, array=out, weight=np.asarray(values.weight * inside, np.float32))
 
 
 @dataclass(frozen=True)
-class DwiFit:
-    """A mono-exponential fit on the DWI's grid: ADC in um2/s, S0, and the b-values fitted."""
+class Diffusion:
+    """The diffusion channels on the grid of T1.
 
-    adc: Floats
-    s0: Floats
-    b_values: tuple[float, ...]
-
-
-def stitch_dwi(group: DwiGroup, choice: B1000Choice, job: Job) -> StitchedDwi:
-    """Stitch every b-value that is needed, all with the station scales of the lowest one.
-
-    The scale of a station cancels in the ADC only if it is the same for every b-value.
+    Parameters
+    ----------
+    b1000, adc
+        float32; ``adc`` in um2/s, None where there is neither a fit nor a map.
+    origin
+        Where the ADC comes from, for the record.
+    stations
+        As corrected, in order from foot to head.
+    pictures
+        For the quality report.
     """
-    lowest = group.b_values[0]
-    needed = {lowest, *b_values_for_adc(group.b_values, config=job.config)}
-    if choice.source != "computed":
-        needed.add(choice.b_value_s_per_mm2)
-    layout = lay_out([s[0].grid for s in group.stations])
-    images: dict[float, Floats] = {}
-    scales = StationScales((1.0,) * len(group.stations), (), (), ())
-    for b in sorted(needed):
-        index = group.b_values.index(b)
-        placed = place_stations([s[index] for s in group.stations], layout)
-        if b == lowest:
-            scales = job.scales(placed, layout)
-        images[b] = blend(placed, layout.grid.shape, scales=scales.scales)
-    job.stitched(
-        "dwi",
-        layout,
-        scales,
-        sources=list(group.sources),
-        scales_from_b=lowest,
-        b_values_s_per_mm2=sorted(needed),
-    )
-    return StitchedDwi(group.b_values, layout.grid, images, np.eye(4))
+
+    b1000: Floats
+    adc: Floats | None
+    origin: dict[str, Any]
+    stations: tuple[DwiStation, ...]
+    pictures: dict[str, Floats] = field(default_factory=dict)
 
 
-def place_on(dwi: StitchedDwi, target: Target, job: Job) -> tuple[StitchedDwi, dict[str, float]]:
-    """Settle the DWI's position relative to T1, and how far each shows what the other does.
+def view_of(group: DwiGroup, target: Target, job: Job) -> dict[str, float]:
+    """How far DWI and T1 each show what the other does, by scanner coordinates.
 
     Returns
     -------
-    dwi, overlay
-        The DWI with its final grid (nothing is resampled yet); ``coverage``, the share of the body
-        on the T1 inside the DWI's field of view, and ``dwi_outside_t1``, the share of the tissue
-        on the DWI outside the T1's.
+    view
+        ``coverage``, the share of the body on the T1 inside the DWI's field of view, and
+        ``dwi_outside_t1``, the share of the tissue on the DWI outside the T1's.
 
     Raises
     ------
     GeometryError
-        It covers too little of the body.
+        The DWI has gaps, or covers too little of the body.
     """
-    coverage = coverage_of(target.body, target.grid, dwi.grid)
+    layout = lay_out([s[0].grid for s in group.stations])
+    coverage = coverage_of(target.body, target.grid, layout.grid)
     require_coverage(coverage, minimum=job.config.min_coverage)
-    if job.config.registration == "none":
-        job.step("registration", "DWI placed on T1 by scanner coordinates")
-    else:
-        dwi = _refined(dwi, target, job)
-        coverage = coverage_of(target.body, target.grid, dwi.grid)
-    outside = tissue_outside(dwi.images[min(dwi.images)], dwi.grid, target.grid)
-    overlay = {"coverage": round(coverage, 4), "dwi_outside_t1": round(outside, 4)}
+    tissue = outside = 0
+    for station in group.stations:
+        lowest = station[0].array[0]
+        shown = lowest > foreground_threshold(lowest)
+        tissue += int(shown.sum())
+        outside += int((shown & ~inside_of(target.grid, station[0].grid)).sum())
+    share = outside / max(tissue, 1)
     said = f"the DWI covers {coverage:.1%} of the body on the T1"
-    lost = f"{outside:.1%} of the tissue on the DWI lies outside the T1"
-    job.step("field of view", f"{said}; {lost}", **overlay)
+    lost = f"{share:.1%} of the tissue on the DWI lies outside the T1"
+    view = {"coverage": round(coverage, 4), "dwi_outside_t1": round(share, 4)}
+    job.step("field of view", f"{said}; {lost}", **view)
     if coverage < 1 - NOTABLE:
         job.warn(f"{said}; lesions outside it cannot be found")
-    if outside > NOTABLE:
+    if share > NOTABLE:
         job.warn(f"{lost} and is cut off; lesions there cannot be found")
-    return dwi, overlay
+    return view
 
 
-def fit_dwi(dwi: StitchedDwi, target: Target, job: Job) -> DwiFit | None:
-    """Fit the ADC inside the body; None with fewer than two b-values."""
-    b_values = b_values_for_adc(dwi.b_values, config=job.config)
-    if not b_values:
-        return None
-    body = target.body.astype(np.float32)
-    inside = np.asarray(resample(body, target.grid, dwi.grid), np.float32) > 0.5
-    signals = np.stack([dwi.images[b] for b in b_values])
-    lowest = signals[0][inside]
-    top = float(np.percentile(lowest, 99)) if lowest.size else 0.0
-    adc, s0 = fit_adc(
-        signals,
-        b_values,
-        mask=inside,
-        weighting=job.config.adc_weighting,
-        noise_floor=job.config.noise_floor_fraction * top,
-    )
-    return DwiFit(adc, s0, b_values)
-
-
-def b1000_channel(
-    dwi: StitchedDwi, fit: DwiFit | None, target: Target, *, choice: B1000Choice, job: Job
-) -> Floats:
-    """The b1000 image on the T1 grid; 0 outside the field of view (and, if computed, the body)."""
-    job.step("b1000", choice.reason, source=choice.source)
-    if choice.source not in ("acquired", "handed over"):
-        job.warn(f"b1000 was not acquired: {choice.reason}")
-    if choice.source == "computed" and fit is not None:
-        image = compute_b(fit.adc, fit.s0, TARGET_B)
-        return resample_masked(image, fit.s0 > 0, dwi.grid, target.grid)
-    acquired = resample(dwi.images[choice.b_value_s_per_mm2], dwi.grid, target.grid)
-    return np.asarray(acquired, np.float32)
-
-
-def adc_channel(
-    dwi: StitchedDwi,
-    fit: DwiFit | None,
+def bring_dwi_to_t1(
+    group: DwiGroup,
+    choice: B1000Choice,
     target: Target,
     *,
     maps: Sequence[StationImage],
     job: Job,
-) -> tuple[Floats | None, dict[str, Any]]:
-    """The ADC map (um2/s) on the T1 grid, and where it comes from.
+) -> Diffusion:
+    """Correct, fit and register every station of a DWI protocol; blend b1000 and ADC on T1.
+
+    Everything is interpolated once, from the station's own grid to that of T1.
 
     Parameters
     ----------
     maps
-        ADC maps made by the scanner that go with this DWI protocol; may be empty.
-
-    Returns
-    -------
-    adc, origin
-        None where there is neither a fit nor a map.
+        ADC maps made by the scanner that go with this protocol; may be empty.
     """
-    if maps and (fit is None or job.config.adc_source == "scanner"):
-        adc, origin = _scanner_adc(maps, dwi.motion, target.grid, job)
-        done = "the scanner's map" + (": no fit is possible" if fit is None else ", as set")
+    layout = lay_out([s[0].grid for s in group.stations])
+    raw = _stations(group, choice, layout, job)
+    handed = group.name == HANDED_OVER
+    stations = raw
+    if not job.leaves_alone("eddy currents", enabled=job.config.eddy.enabled, handed=handed):
+        stations = _without_eddies(stations, job)
+    stations = _fitted(stations, b_values_for_adc(group.b_values, config=job.config), job)
+    if not job.leaves_alone("bias dwi", enabled=job.config.bias.enabled, handed=handed):
+        stations = _unbiased(stations, job)
+    registers = job.config.registration.enabled
+    if not job.leaves_alone("registration", enabled=registers, handed=handed):
+        stations = _registered(stations, target, layout, job)
+    stations, after = _matched(raw, stations, target, layout, job)
+    b1000 = _b1000(stations, target, choice=choice, job=job)
+    adc, origin = _adc(stations, target, maps=maps, b_values=group.b_values, job=job)
+    shown = choice.b_value_s_per_mm2 if choice.source != "computed" else max(raw[0].images)
+    pictures = {
+        **target.planes.through([s.lowest for s in raw], layout, "low_before"),
+        **target.planes.of(after, "low_after"),
+        **target.planes.through([s.images[shown] for s in raw], layout, "dwi_before"),
+        **target.planes.of(b1000, "dwi_after"),
+    }
+    ordered = tuple(stations[i] for i in layout.order)
+    return Diffusion(b1000, adc, origin, ordered, pictures)
+
+
+def _stations(
+    group: DwiGroup, choice: B1000Choice, layout: StationLayout, job: Job
+) -> list[DwiStation]:
+    """Stations with the b-values that are needed, with what storing them cut off on average."""
+    needed = {group.b_values[0], *b_values_for_adc(group.b_values, config=job.config)}
+    if choice.source != "computed":
+        needed.add(choice.b_value_s_per_mm2)
+
+    def stored(volume: Volume) -> Volume:
+        half = 0.0 if group.name == HANDED_OVER else grey_step(volume.array[0]) / 2
+        raised = volume.array.astype(np.float32) + np.float32(half)
+        return volume if not half else Volume(raised, volume.affine, volume.channels)
+
+    return [
+        DwiStation({b: stored(station[group.b_values.index(b)]) for b in sorted(needed)}, axis)
+        for station, axis in zip(group.stations, layout.axes, strict=True)
+    ]
+
+
+def _without_eddies(stations: Sequence[DwiStation], job: Job) -> list[DwiStation]:
+    """Stations whose higher b-values lie on the lowest one."""
+    config = job.config.eddy
+    higher = [b for b in list(stations[0].images)[1:] if b >= config.min_b_s_per_mm2]
+    if not higher:
+        job.step("eddy currents", f"no b-value of {config.min_b_s_per_mm2:g} or more to correct")
+        return list(stations)
+    axis, shape = phase_axis(stations[0].grid), stations[0].grid.shape
+
+    def one(pair: tuple[DwiStation, float]) -> Eddy:
+        station, b = pair
+        return find_eddy(station.lowest, station.images[b], axis=axis, config=config)
+
+    pairs = [(station, b) for b in higher for station in stations]
+    found = job.each("find eddy currents", one, pairs)
+    n = len(stations)
+    common = {b: common_eddy(found[n * k : n * (k + 1)], shape) for k, b in enumerate(higher)}
+    said = "; ".join(f"b{b:g}: {eddy.reason}" for b, eddy in common.items())
+    largest = {f"b{b:g}": round(eddy.largest_mm, 2) for b, eddy in common.items()}
+    job.step("eddy currents", said, displacement_mm=largest)
+    return [
+        replace(
+            station,
+            images={
+                b: correct_eddy(v, common[b]) if b in common else v
+                for b, v in station.images.items()
+            },
+        )
+        for station in stations
+    ]
+
+
+def _fitted(
+    stations: Sequence[DwiStation], b_values: Sequence[float], job: Job
+) -> list[DwiStation]:
+    """Stations with the fit of their ADC where there are two b-values."""
+    if not b_values:
+        return list(stations)
+    config = job.config
+
+    def one(station: DwiStation) -> DwiStation:
+        signals = np.stack([station.images[b].array[0] for b in b_values])
+        top = float(np.percentile(station.lowest.array.astype(np.float32), 99))
+        adc, s0 = fit_adc(
+            signals,
+            b_values,
+            weighting=config.adc_weighting,
+            noise_floor=config.noise_floor_fraction * top,
+        )
+        return replace(station, adc=adc, s0=s0)
+
+    return job.each("fit the ADC", one, stations)
+
+
+def _unbiased(stations: Sequence[DwiStation], job: Job) -> list[DwiStation]:
+    """Stations without the bias of the coils: the field of the lowest b-value, for all of them.
+
+    It cancels in the ADC, whatever it is, since all b-values share it.
+    """
+
+    def one(station: DwiStation) -> DwiStation:
+        field = estimate_bias(station.lowest, config=job.config.bias.for_dwi())
+        images = {b: correct_bias(v, field) for b, v in station.images.items()}
+        s0 = None if station.s0 is None else station.s0 / field.on(station.grid)
+        return replace(station, images=images, s0=s0, bias=field)
+
+    corrected = job.each("correct the bias of DWI", one, stations)
+    note_bias("dwi", [s.bias for s in corrected if s.bias is not None], job)
+    return corrected
+
+
+def _registered(
+    stations: Sequence[DwiStation], target: Target, layout: StationLayout, job: Job
+) -> list[DwiStation]:
+    """Stations with their place on T1."""
+    config = job.config.registration
+
+    def one(station: DwiStation) -> DwiStation:
+        found = register_station(target.t1, target.body, station.lowest, config=config)
+        return replace(station, alignment=found)
+
+    results = job.each("register DWI to T1", one, stations)
+    ordered = [results[i].alignment for i in layout.order]
+    found = [a for a in ordered if a is not None]
+    for place, alignment in enumerate(found):
+        if alignment.warning:
+            job.warn(f"DWI station {place + 1} to T1: {alignment.warning}")
+    job.step(
+        "registration",
+        "every DWI station to T1, rigid, then B-spline",
+        rigid_accepted=[a.rigid_accepted for a in found],
+        bspline_accepted=[a.bspline_accepted for a in found],
+        shift_mm=[round(a.shift_mm, 2) for a in found],
+        displacement_mm=[round(a.largest_displacement_mm, 2) for a in found],
+        mutual_information=[[number(v) for v in (a.before, a.after_rigid, a.after)] for a in found],
+        reasons=[a.reason for a in found],
+    )
+    return results
+
+
+def _matched(
+    raw: Sequence[DwiStation],
+    stations: Sequence[DwiStation],
+    target: Target,
+    layout: StationLayout,
+    job: Job,
+) -> tuple[list[DwiStation], Floats]:
+    """Stations with their scales, the same for all b-values, and the lowest one stitched."""
+    before = place_stations([s.lowest for s in raw], layout)
+    after = [s.place(s.lowest.array[0], target.grid) for s in stations]
+    scales = match_stations(before, after, layout, job=job, channel="dwi")
+    scaled = [replace(s, scale=scale) for s, scale in zip(stations, scales, strict=True)]
+    return scaled, blend(after, target.grid.shape, scales=scales)
+
+
+def _b1000(
+    stations: Sequence[DwiStation], target: Target, *, choice: B1000Choice, job: Job
+) -> Floats:
+    """The b1000 image on T1; 0 outside the field of view (and, if computed, the body)."""
+    job.step("b1000", choice.reason, source=choice.source)
+    if choice.source not in ("acquired", "handed over"):
+        job.warn(f"b1000 was not acquired: {choice.reason}")
+    shape, scales = target.grid.shape, [s.scale for s in stations]
+    if choice.source != "computed":
+        b = choice.b_value_s_per_mm2
+        acquired = [s.place(s.images[b].array[0], target.grid) for s in stations]
+        return blend(acquired, shape, scales=scales)
+    placed = []
+    for station in stations:
+        if station.adc is None or station.s0 is None:  # choose_b1000 says computed only with a fit
+            raise AssertionError("b1000 cannot be computed without a fit")
+        image = compute_b(station.adc, station.s0, TARGET_B)
+        placed.append(station.place_masked(image, station.s0 > 0, target.grid))
+    return blend(placed, shape, scales=scales) * target.body
+
+
+def _adc(
+    stations: Sequence[DwiStation],
+    target: Target,
+    *,
+    maps: Sequence[StationImage],
+    b_values: Sequence[float],
+    job: Job,
+) -> tuple[Floats | None, dict[str, Any]]:
+    """The ADC map (um2/s) on T1, and where it comes from."""
+    fitted = b_values_for_adc(b_values, config=job.config)
+    if maps and (not fitted or job.config.adc_source == "scanner"):
+        adc, origin = _scanner_adc(maps, stations, target, job)
+        done = "the scanner's map" + (", as set" if fitted else ": no fit is possible")
         if all(image.group == HANDED_OVER for image in maps):
             done, origin = "the map that was handed over", origin | {"source": "handed over"}
         job.step("adc", done, **origin)
         return adc, origin
-    if fit is None:
+    if not fitted:
         job.step("adc", "none: one b-value and no map of the scanner", source="none")
         job.warn(
             "no ADC: one b-value and no ADC map of the scanner that goes with it; "
             "ADC columns will be empty"
         )
         return None, {"source": "none"}
+    placed = [
+        s.place_masked(s.adc, s.s0 > 0, target.grid)
+        for s in stations
+        if s.adc is not None and s.s0 is not None
+    ]
+    adc = blend(placed, target.grid.shape) * target.body
     origin = {
         "source": "fit",
-        "b_values_s_per_mm2": list(fit.b_values),
+        "b_values_s_per_mm2": list(fitted),
         "weighting": job.config.adc_weighting,
     }
-    listed = "/".join(f"{b:g}" for b in fit.b_values)
+    if maps:
+        origin["against_scanner"] = _difference(adc, _scanner_adc(maps, stations, target, job)[0])
+    listed = "/".join(f"{b:g}" for b in fitted)
     job.step("adc", f"mono-exponential fit of b {listed} inside the body", **origin)
-    return resample_masked(fit.adc, fit.s0 > 0, dwi.grid, target.grid), origin
-
-
-def _refined(dwi: StitchedDwi, target: Target, job: Job) -> StitchedDwi:
-    lowest = Volume.single(dwi.images[min(dwi.images)], dwi.grid.affine, "dwi")
-    found = refine_rigid(target.t1, target.body, lowest, max_shift_mm=job.config.max_shift_mm)
-    job.step(
-        "registration",
-        f"rigid refinement {found.reason}",
-        accepted=found.accepted,
-        mutual_information=[found.before, found.after],
-        shift_mm=found.shift_mm,
-    )
-    if not found.accepted:
-        job.warn(f"DWI to T1: rigid refinement {found.reason}")
-        return dwi
-    motion = np.asarray(found.affine @ np.linalg.inv(dwi.grid.affine), dtype=np.float64)
-    return replace(dwi, grid=Grid(dwi.grid.shape, found.affine), motion=motion)
+    return adc, origin
 
 
 def _scanner_adc(
-    maps: Sequence[StationImage], motion: Affine, grid: Grid, job: Job
+    maps: Sequence[StationImage], stations: Sequence[DwiStation], target: Target, job: Job
 ) -> tuple[Floats, dict[str, Any]]:
-    """The scanner's map, stitched where it is positive, moved as the DWI was, on a grid."""
-    stations, notes = select_stations(maps, "adc")
+    """The scanner's map, moved as the DWI of its place was, blended where it is positive."""
+    chosen, notes = select_stations(maps, "adc")
     job.warn(*notes)
-    volumes = [Volume(i.volume.array, motion @ i.volume.affine, ("adc",)) for i in stations]
-    layout = lay_out([v.grid for v in volumes])
-    placed = [
-        replace(p, weight=np.asarray(p.weight * (p.array > 0), np.float32))
-        for p in place_stations(volumes, layout)
-    ]
-    array = blend(placed, layout.grid.shape)
-    sources = sorted({i.source for i in stations if i.source})
-    adc = resample_masked(array, array > 0, layout.grid, grid)
+    layout = lay_out([i.volume.grid for i in chosen])
+    placed = []
+    for image, axis in zip(chosen, layout.axes, strict=True):
+        array = np.asarray(image.volume.array[0], np.float32)
+        carrier = DwiStation({0.0: image.volume}, axis, alignment=_at(image, stations))
+        placed.append(carrier.place_masked(array, array > 0, target.grid))
+    sources = sorted({i.source for i in chosen if i.source})
+    adc = blend(placed, target.grid.shape)
     return adc, {"source": "scanner", "images": sources}
+
+
+def _at(image: StationImage, stations: Sequence[DwiStation]) -> DwiAlignment | None:
+    """Alignment of the DWI station that shows most of what a map shows."""
+    shares = [float(inside_of(s.grid, image.volume.grid).mean()) for s in stations]
+    return stations[int(np.argmax(shares))].alignment
+
+
+def _difference(ours: Floats, scanner: Floats) -> dict[str, float | int]:
+    """Relative difference of two ADC maps over the voxels where both are."""
+    both = (ours > 0) & (scanner > 0)
+    if not both.any():
+        return {"voxels": 0}
+    relative = ours[both] / scanner[both] - 1
+    return {
+        "median_difference": round(float(np.median(relative)), 4),
+        "median_absolute_difference": round(float(np.median(np.abs(relative))), 4),
+        "voxels": int(both.sum()),
+    }

@@ -4,27 +4,48 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from osteosap.preprocess.config import PreprocessConfig
-from osteosap.preprocess.intensity import StationScales, station_scales
-from osteosap.preprocess.stations import StationLayout
-from osteosap.preprocess.stitch import Placed
 
-__all__ = ["Job"]
+__all__ = ["Job", "Progress", "number"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the fraction of it that is done."""
+
+
+def number(value: float, digits: int = 5) -> float | None:
+    """A rounded number for JSON, which knows no NaN: None for that."""
+    return None if math.isnan(value) else round(value, digits)
+
+
+def _silent(_message: str, _fraction: float) -> None:
+    pass
 
 
 @dataclass
 class Job:
-    """Settings of one run, and the steps and warnings that collect while it goes."""
+    """Settings of one run, and the steps and warnings that collect while it goes.
+
+    ``threads`` stations are worked on at once; the result does not depend on it. ``seams`` has an
+    entry for every pair of neighbouring stations of a channel.
+    """
 
     config: PreprocessConfig
+    progress: Progress = _silent
+    threads: int | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    seams: list[dict[str, Any]] = field(default_factory=list)
 
     def step(self, name: str, done: str, **numbers: Any) -> None:
         """Note a step: its name, what was done and why in one sentence, JSON numbers."""
@@ -35,29 +56,27 @@ class Job:
         """Note what a reader should know."""
         self.warnings.extend(texts)
 
-    def scales(self, placed: Sequence[Placed], layout: StationLayout) -> StationScales:
-        """Scales of the stations as the settings want them, with their warnings noted."""
-        if len(placed) == 1 or not self.config.standardise_stations:
-            return StationScales((1.0,) * len(placed), (), (), ())
-        scales = station_scales(placed, layout.order)
-        self.warn(*scales.warnings)
-        return scales
+    def leaves_alone(self, step: str, *, enabled: bool, handed: bool) -> bool:
+        """Whether a correction is not to be made, which is noted with the reason.
 
-    def stitched(
-        self, channel: str, layout: StationLayout, scales: StationScales, **more: Any
-    ) -> None:
-        """Note that a channel was stitched."""
-        n = len(layout.order)
-        done = "one station, left as it is"
-        if n > 1:
-            done = f"{n} stations, feathered ({layout.method})"
-        self.step(
-            f"stitch {channel}",
-            done,
-            stations=n,
-            grid=layout.grid.describe(),
-            overlaps_mm=[round(v, 2) for v in layout.overlaps_mm],
-            scales=[round(scales.scales[i], 5) for i in layout.order],
-            mismatch=[None if math.isnan(v) else round(v, 5) for v in scales.mismatch],
-            **more,
-        )
+        Images that the user handed over by name are taken as they are: what was done to them
+        before is not known.
+        """
+        if not enabled:
+            self.step(step, "off in the settings")
+            return True
+        if handed and not self.config.correct_handed_over:
+            self.step(step, "the images were handed over by name and are taken as they are")
+            return True
+        return False
+
+    def each(self, what: str, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Work on items in parallel, results in their order; ``what`` is shown meanwhile."""
+        todo = list(items)
+        self.progress(what, 0.0)
+        results: list[R] = []
+        with ThreadPoolExecutor(self.threads or os.cpu_count() or 1) as pool:
+            for result in pool.map(work, todo):
+                results.append(result)
+                self.progress(what, len(results) / len(todo))
+        return results

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from osteosap.geometry import Affine, Grid, covering_box, crop_grid, inside_of, resample
+from osteosap.preprocess.alignment import DwiAlignment
 from osteosap.preprocess.stations import StationLayout
 from osteosap.volume import Volume
 
@@ -54,7 +55,9 @@ def place_stations(volumes: Sequence[Volume], layout: StationLayout) -> list[Pla
     ]
 
 
-def place_station(volume: Volume, grid: Grid, *, axis: int = 2) -> Placed:
+def place_station(
+    volume: Volume, grid: Grid, *, axis: int = 2, alignment: DwiAlignment | None = None
+) -> Placed:
     """Put one station on a grid; copied where its voxels fall on the grid's, else linear.
 
     Parameters
@@ -65,8 +68,12 @@ def place_station(volume: Volume, grid: Grid, *, axis: int = 2) -> Placed:
         Target.
     axis
         Index axis of the station along which the stations are stacked.
+    alignment
+        From the grid's world to the station's; None where both are one.
     """
     array = volume.array[0].astype(np.float32, copy=False)
+    if alignment is not None:
+        return _place_through(array, volume, grid, axis=axis, alignment=alignment)
     matrix = np.linalg.inv(grid.affine) @ volume.affine
     offset = matrix[:3, 3]
     start = np.rint(offset).astype(int)
@@ -133,6 +140,18 @@ def _interpolate(array: Floats, volume: Volume, grid: Grid, axis: int) -> Placed
     values = np.asarray(resample(array, volume.grid, part), np.float32)
     start = (box[0].start, box[1].start, box[2].start)
     return Placed(values, _weight_on(part, volume, axis), start)
+
+
+def _place_through(
+    array: Floats, volume: Volume, grid: Grid, *, axis: int, alignment: DwiAlignment
+) -> Placed:
+    """Interpolate once through an alignment, in the box that the station reaches."""
+    moved = Volume(volume.array, np.linalg.inv(alignment.rigid) @ volume.affine, volume.channels)
+    box = covering_box(moved.grid, grid)
+    part = crop_grid(grid, box)
+    values = alignment.resample(array, volume.grid, part)
+    start = (box[0].start, box[1].start, box[2].start)
+    return Placed(values, _weight_on(part, moved, axis), start)
 
 
 def _weight_on(part: Grid, volume: Volume, axis: int) -> Floats:

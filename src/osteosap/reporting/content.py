@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from osteosap.config import StageConfig
+from osteosap.geometry import Array
 from osteosap.reporting.findings import Lesion
 from osteosap.volume import Volume
 
@@ -69,7 +70,10 @@ class ReportContent:
     series
         One mapping a series: what it was taken for and why.
     preprocessing, segmentation
-        Records of these stages.
+        Records of these stages; ``preprocessing["quality"]`` is what the quality section shows.
+    snapshots
+        Planes before and after preprocessing (see :mod:`osteosap.reporting.quality_figures`);
+        empty where none were kept.
     versions
         Of the software.
     warnings
@@ -88,6 +92,7 @@ class ReportContent:
     series: tuple[Mapping[str, Any], ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     segmentation: Mapping[str, Any] = field(default_factory=dict)
+    snapshots: Mapping[str, Array] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     simulated: bool = False

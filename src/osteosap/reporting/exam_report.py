@@ -18,6 +18,7 @@ from osteosap import __version__
 from osteosap.anatomy import REGIONS, UNASSIGNED
 from osteosap.exam import Exam
 from osteosap.manifest import write_text
+from osteosap.preprocess.quality import Check, QualityConfig, assess_skeleton
 from osteosap.reporting.content import LIMITS, ReportConfig, ReportContent
 from osteosap.reporting.figures import (
     ADC_WINDOW_UM2_PER_S,
@@ -29,6 +30,7 @@ from osteosap.reporting.figures import (
     region_colour,
 )
 from osteosap.reporting.findings import DISCLAIMER
+from osteosap.reporting.quality_figures import adc_chart, before_after, overlay, seam_chart
 
 WHOLE_BODY_MM = 800.0
 """Below this height the report warns that it is no whole-body examination."""
@@ -94,6 +96,7 @@ def render_report(content: ReportContent, *, config: ReportConfig | None = None)
         is_wide=_is_wide(content),
         min_volume_ml=content.measurements["settings"]["min_volume_ml"],
         adc_window=ADC_WINDOW_UM2_PER_S,
+        quality=_quality(content),
     )
 
 
@@ -178,6 +181,38 @@ def _figures(content: ReportContent, settings: ReportConfig) -> dict[str, str]:
         n_numbered=settings.n_numbered,
     )
     return {"projections": _inline(projections), "panel": _inline(exam_panel(exam, maps="slice"))}
+
+
+def _quality(content: ReportContent) -> dict[str, Any] | None:
+    """What the section on image quality shows; None where preprocessing left nothing for it."""
+    record = content.preprocessing.get("quality") or {}
+    if not record and not content.snapshots:
+        return None
+    checks = [Check(**row) for row in record.get("checks", ())]
+    expected = content.preprocessing.get("settings", {}).get("quality") or {}
+    config = QualityConfig.from_mapping(expected)
+    for found in assess_skeleton(content.images, content.skeleton.array[0], config=config):
+        if found.topic == "adc" and found.verdict != "unknown":  # bones know marrow better
+            checks = [c for c in checks if c.name != "ADC of marrow-like tissue"]
+        after = [n for n, c in enumerate(checks) if c.topic == found.topic]
+        checks.insert(after[-1] + 1 if after else len(checks), found)
+    seams, limits = record.get("seams", ()), record.get("limits", {})
+    pictures = content.snapshots
+    figures = {
+        "t1": before_after(pictures, "t1", title="T1"),
+        "overlay": overlay(pictures),
+        "seams": seam_chart(seams, limits=limits),
+        "adc": adc_chart(record.get("adc", {})),
+        "b1000": before_after(pictures, "dwi", title="DWI, high b"),
+        "low": before_after(pictures, "low", title="DWI, lowest b"),
+        "overlay_cor": overlay(pictures, plane="cor"),
+    }
+    return {
+        "checks": checks,
+        "n_look": sum(c.verdict == "look" for c in checks),
+        "seams": seams,
+        "figures": {name: image and _inline(image) for name, image in figures.items()},
+    }
 
 
 def _is_wide(content: ReportContent) -> bool:

@@ -110,6 +110,7 @@ def base_metadata(
         "spacing_mm": config.input.spacing_mm,
         "patch": config.patch,
         "percentiles": config.input.percentiles,
+        "standard": config.input.standard.to_mapping() if config.input.standard else None,
         "training_data": config.training_data,
         "n_training_exams": n_exams[0],
         "n_validation_exams": n_exams[1],

@@ -1,0 +1,454 @@
+"""Preprocessing against the simulator's truth: six DICOM exams of three virtual sites.
+
+Every exam is simulated with stations up to 6 mm off, written as DICOM in the dialect of its site
+with decoy series, read back and preprocessed with the default settings. Every line of the table is
+before -> after, where "before" is the same chain with bias correction, alignment, matching and
+registration off. All of this is simulated.
+
+- bias: coefficient of variation over muscle of the coils' field, and of what the correction leaves
+  of it; stations of T1 and of DWI apart, median over stations.
+- seam: relative mismatch of neighbouring stations in their overlap.
+- station shift: how far a T1 station lies from where the central one puts the body.
+- DWI to T1: how far a bone's point on the DWI lies from where T1 says it is.
+- ADC: relative error of the median ADC of a lesion, over lesions of at least 0.2 mL: against what
+  the same scanner shows without noise, bias and eddy currents, read where truth says it is (what
+  preprocessing can reach); and against the tissue (with partial volume, and fat that the
+  suppression left, which no preprocessing undoes).
+- roles: share of the series (and b-values) that the reader took for what they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from osteosap.dicom import StudyReading, read_study, write_study
+from osteosap.dicom.dialects import DIALECTS
+from osteosap.geometry import Grid
+from osteosap.label_maps import resample_lesions
+from osteosap.manifest import software_versions
+from osteosap.preprocess import AssembledExam, PreprocessConfig, assemble_exam
+from osteosap.preprocess.adc import fit_adc
+from osteosap.preprocess.alignment import DwiAlignment
+from osteosap.preprocess.diffusion import DwiStation
+from osteosap.preprocess.stitch import blend
+from osteosap.simulate import SimulatedExam, SimulationConfig, simulate_exam
+from osteosap.simulate.scanner.lattice import SmoothMap
+from osteosap.simulate.scanner.sites import SITES
+from osteosap.simulate.scanner.stations import StationTruth
+from osteosap.simulate.tissue import T
+from osteosap.simulated_study import headers_of
+
+SEEDS = (8201, 8202)
+"""Not used while the methods were chosen (those were 7001 and 7002)."""
+SHIFT_MM = 3.0
+"""SD of the stations' shift along each axis; drawn values are cut at twice that."""
+DECOYS = ("t2", "stir", "dixon_fat")
+OFF = PreprocessConfig.from_mapping(
+    {
+        "bias": {"enabled": False},
+        "align": {"enabled": False},
+        "eddy": {"enabled": False},
+        "registration": {"enabled": False},
+        "standardise_stations": False,
+    }
+)
+
+
+@dataclass
+class Measured:
+    """Numbers of one exam: name to values, before and after."""
+
+    before: dict[str, list[float]] = field(default_factory=dict)
+    after: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, before: float, after: float) -> None:
+        """Take down one value before and after."""
+        self.before.setdefault(name, []).append(float(before))
+        self.after.setdefault(name, []).append(float(after))
+
+
+def config_of(site: str, seed: int, **scanner: Any) -> SimulationConfig:
+    stations = {"shift_mm": SHIFT_MM, **scanner.pop("stations", {})}
+    return SimulationConfig.from_mapping(
+        {"seed": seed, "site": site, "lesions": 30, "scanner": {"stations": stations, **scanner}}
+    )
+
+
+def write_exam(simulated: SimulatedExam, folder: Path) -> None:
+    config = headers_of(simulated).model_copy(update={"decoy_series": DECOYS})
+    write_study(simulated.stations, folder, config=config)
+
+
+def roles_right(reading: StudyReading, simulated: SimulatedExam) -> tuple[int, int]:
+    """Series that were taken for what they are, of how many; b-values count with them."""
+    protocols = DIALECTS[SITES[simulated.config.site].dialect].protocols
+    t1 = f"t1_{simulated.sequence.t1_sequence}"
+    expected = {t1: "t1", "dwi": "dwi", "adc": "adc_map", "localizer": "localizer"}
+    patterns = {
+        kind: re.sub(r"\{\w+\}", ".*", protocol.description) for kind, protocol in protocols.items()
+    }
+    right = 0
+    for record in reading.series:
+        kinds = [k for k, p in patterns.items() if re.fullmatch(p, record.description)]
+        kind = max(kinds, key=lambda k: len(patterns[k]), default="")
+        wanted = expected.get(kind, "other")
+        right += record.role == wanted or (kind in DECOYS and not record.used)
+    return right, len(reading.series)
+
+
+def b_values_right(reading: StudyReading, simulated: SimulatedExam) -> bool:
+    found = sorted({i.b_value_s_per_mm2 for i in reading.images if i.kind == "dwi"})
+    return found == sorted(simulated.scanner.dwi.b_values_s_per_mm2)
+
+
+def measure(simulated: SimulatedExam, plain: AssembledExam, exam: AssembledExam) -> Measured:
+    found = Measured()
+    truths = {kind: [t for t in simulated.acquisition if t.kind == kind] for kind in ("t1", "dwi")}
+    centre = truths["t1"][len(truths["t1"]) // 2]
+    measure_bias(simulated, exam, truths, found)
+    for name in ("t1", "dwi"):
+        for seam in exam.record["seams"]:
+            if seam["channel"] == name and seam["mismatch_after"] is not None:
+                found.add(f"seam {name}", seam["mismatch_before"], seam["mismatch_after"])
+    measure_moves(exam, truths["t1"], centre, found)
+    measure_dwi(simulated, exam, truths["dwi"], centre, found)
+    measure_adc(simulated, plain, exam, centre, found)
+    return found
+
+
+def measure_bias(
+    simulated: SimulatedExam,
+    exam: AssembledExam,
+    truths: dict[str, list[StationTruth]],
+    found: Measured,
+) -> None:
+    raw = {"t1": [], "dwi": []}
+    lowest = min(simulated.scanner.dwi.b_values_s_per_mm2)
+    for image in simulated.stations:
+        if image.kind == "t1" or image.b_value_s_per_mm2 == lowest:
+            raw[image.kind].append(image.volume)
+    estimated = {
+        "t1": [s.bias for s in exam.target.stations],
+        "dwi": [s.bias for s in exam.diffusion.stations],
+    }
+    for kind, volumes in raw.items():
+        products = []
+        for volume, truth, bias in zip(volumes, truths[kind], estimated[kind], strict=True):
+            grid = volume.grid
+            muscle = at_tissue(simulated, grid, truth, T.MUSCLE)
+            axes = [
+                grid.affine[d, 3] + grid.affine[d, d] * np.arange(n)
+                for d, n in enumerate(grid.shape)
+            ]
+            true = truth.bias.on(axes)[muscle]
+            left = true / bias.on(grid)[muscle] if bias is not None else true
+            found.add(f"bias {kind}", variation(true), variation(left))
+            products.append((true * truth.gain, left * truth.gain))
+        scales = (exam.target if kind == "t1" else exam.diffusion).stations
+        whole = np.concatenate([p[0] for p in products])
+        matched = np.concatenate([p[1] * s.scale for p, s in zip(products, scales, strict=True)])
+        found.add(f"bias and gain, whole body {kind}", variation(whole), variation(matched))
+
+
+def at_tissue(
+    simulated: SimulatedExam, grid: Grid, truth: StationTruth, tissue: int
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Voxels of a station that show a tissue (displacement by the field left out)."""
+    moved = grid.affine.copy()
+    moved[:3, 3] -= truth.shift_mm
+    matrix = np.linalg.inv(simulated.tissue.affine) @ moved
+    labels = ndimage.affine_transform(
+        simulated.tissue.array[0], matrix[:3, :3], matrix[:3, 3], grid.shape, order=0
+    )
+    return labels == tissue
+
+
+def variation(values: np.ndarray[Any, Any]) -> float:
+    return float(values.std() / values.mean())
+
+
+def measure_moves(
+    exam: AssembledExam, truths: list[StationTruth], centre: StationTruth, found: Measured
+) -> None:
+    for station, truth in zip(exam.target.stations, truths, strict=True):
+        if truth is centre:
+            continue
+        wanted = np.subtract(centre.shift_mm, truth.shift_mm)
+        motion = np.eye(4) if station.motion is None else station.motion
+        grid = station.volume.grid
+        now = grid.affine @ np.append((np.asarray(grid.shape) - 1) / 2, 1.0)
+        moved = (now - np.linalg.inv(motion) @ now)[:3]
+        found.add("station shift", np.linalg.norm(wanted), np.linalg.norm(moved - wanted))
+
+
+def measure_dwi(
+    simulated: SimulatedExam,
+    exam: AssembledExam,
+    truths: list[StationTruth],
+    centre: StationTruth,
+    found: Measured,
+) -> None:
+    skeleton = simulated.exam.skeleton
+    assert skeleton is not None
+    places = np.argwhere(skeleton.array[0] > 0)[::37]
+    points = places @ skeleton.affine[:3, :3].T + skeleton.affine[:3, 3]
+    t1 = points + centre.shift_mm
+    for station, truth in zip(exam.diffusion.stations, truths, strict=True):
+        assert truth.displacement_mm is not None
+        dwi = points + truth.shift_mm
+        dwi[:, 1] += at_points(truth.displacement_mm, points)
+        inverse = np.linalg.inv(station.grid.affine)
+        index = dwi @ inverse[:3, :3].T + inverse[:3, 3]
+        inside = ((index >= 0) & (index <= np.asarray(station.grid.shape) - 1)).all(axis=1)
+        before = np.linalg.norm(t1[inside] - dwi[inside], axis=1)
+        guess = t1 if station.alignment is None else station.alignment.points(t1)
+        after = np.linalg.norm(guess[inside] - dwi[inside], axis=1)
+        for one, two in zip(before, after, strict=True):
+            found.add("DWI to T1 in bone", one, two)
+        if len(before) >= 50:
+            name = "DWI to T1 in bone, medians of stations"
+            found.add(name, np.median(before), np.median(after))
+
+
+def at_points(field_map: SmoothMap, points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    inverse = np.linalg.inv(field_map.grid.affine)
+    index = points @ inverse[:3, :3].T + inverse[:3, 3]
+    return ndimage.map_coordinates(field_map.values, index.T, order=1, mode="nearest")
+
+
+def measure_adc(
+    simulated: SimulatedExam,
+    plain: AssembledExam,
+    exam: AssembledExam,
+    centre: StationTruth,
+    found: Measured,
+) -> None:
+    lesions = simulated.exam.lesions
+    assert lesions is not None
+    shown = lesions.grid.affine.copy()
+    shown[:3, 3] += centre.shift_mm
+    labels = resample_lesions(lesions.array[0], Grid(lesions.grid.shape, shown), exam.images.grid)
+    ideal = ideal_adc(simulated, exam.images.grid, centre)
+    for lesion in simulated.lesions:
+        mask = (labels == lesion.id) & (ideal > 0)
+        if lesion.volume_ml < 0.2 or not mask.any():
+            continue
+        values = [lesion_adc(one.images.channel("adc"), mask) for one in (plain, exam)]
+        for name, wanted in (
+            ("as acquired", float(np.median(ideal[mask]))),
+            ("tissue", lesion.adc_um2_per_s),
+        ):
+            errors = [abs(value / wanted - 1) for value in values]
+            found.add(f"ADC of lesions, against {name}", errors[0], errors[1])
+            if lesion.volume_ml >= 1:
+                found.add(f"ADC of lesions >= 1 mL, against {name}", errors[0], errors[1])
+
+
+def lesion_adc(adc: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> float:
+    seen = adc[mask & (adc > 0)]
+    return float(np.median(seen)) if seen.size else 0.0
+
+
+def ideal_adc(simulated: SimulatedExam, grid: Grid, centre: StationTruth) -> np.ndarray[Any, Any]:
+    """ADC of the same scan without noise, bias, gain and eddy currents, placed by truth."""
+    scanner = simulated.config.scanner.to_mapping()
+    scanner["dwi"]["snr"] = 0.0
+    scanner["artefacts"] |= {"bias": 0.0, "surface_bias": 0.0, "eddy_mm": 0.0}
+    clean = simulate_exam(
+        SimulationConfig.from_mapping(simulated.config.to_mapping() | {"scanner": scanner})
+    )
+    truths = [t for t in clean.acquisition if t.kind == "dwi"]
+    asked = [t for t in simulated.acquisition if t.kind == "dwi"]
+    b_values = sorted(simulated.scanner.dwi.b_values_s_per_mm2)
+    placed = []
+    for index, truth in enumerate(truths):
+        assert np.allclose(truth.shift_mm, asked[index].shift_mm)
+        images = {
+            b: [i.volume for i in clean.stations if i.b_value_s_per_mm2 == b][index]
+            for b in b_values
+        }
+        signals = np.stack([images[b].array[0] for b in b_values])
+        adc, s0 = fit_adc(signals, b_values)
+        station = DwiStation(images, 2, adc, s0, alignment=true_alignment(truth, centre))
+        placed.append(station.place_masked(adc, s0 > 0, grid))
+    return blend(placed, grid.shape)
+
+
+def true_alignment(truth: StationTruth, centre: StationTruth) -> DwiAlignment:
+    """Where a DWI station shows what the T1 shows, from what the simulator did."""
+    assert truth.displacement_mm is not None
+    rigid = np.eye(4)
+    rigid[:3, 3] = np.subtract(truth.shift_mm, centre.shift_mm)
+    affine = truth.displacement_mm.grid.affine.copy()
+    affine[:3, 3] += truth.shift_mm
+    along_y = truth.displacement_mm.values
+    field_mm = np.stack([np.zeros_like(along_y), along_y, np.zeros_like(along_y)])
+    return DwiAlignment(rigid, field_mm, Grid(along_y.shape, affine))
+
+
+def timed_chain(images: Any) -> tuple[AssembledExam, dict[str, float]]:
+    """The chain and the seconds of each of its steps."""
+    marks: list[tuple[str, float]] = []
+
+    def note(text: str, _fraction: float) -> None:
+        if not marks or marks[-1][0] != text:
+            marks.append((text, time.monotonic()))
+
+    note("check", 0.0)
+    exam = assemble_exam(images, progress=note)
+    ends = [*(t for _, t in marks[1:]), time.monotonic()]
+    seconds: dict[str, float] = {}
+    for (text, start), end in zip(marks, ends, strict=True):
+        seconds[text] = seconds.get(text, 0.0) + end - start
+    return exam, {text: round(s, 1) for text, s in seconds.items()}
+
+
+def run_command(study: Path, out: Path) -> dict[str, float]:
+    """The command that a user gives: seconds and peak memory, in a process of its own."""
+    code = "import sys; from osteosap.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["run", str(study), "--out", str(out), "--to", "preprocess"]
+    begun = time.monotonic()
+    subprocess.run([sys.executable, "-c", code, "-q", *arguments], check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    stages = json.loads((out / "run.json").read_text())["stages"]
+    return {
+        **{stage["stage"]: stage["seconds"] for stage in stages},
+        "whole command": round(time.monotonic() - begun, 1),
+        "peak_gb": round(peak, 2),
+    }
+
+
+def undistorted(site: str) -> dict[str, float]:
+    """Error (mm) of the registration where there is nothing to correct: it should do no harm."""
+    ideal = dict.fromkeys(("off_resonance", "station_end_ppm", "dwi_shift_mm", "eddy_mm"), 0.0)
+    config = config_of(site, SEEDS[0], stations={"shift_mm": 0.0}, artefacts=ideal)
+    simulated = simulate_exam(config)
+    found = Measured()
+    truths = {kind: [t for t in simulated.acquisition if t.kind == kind] for kind in ("t1", "dwi")}
+    centre = truths["t1"][len(truths["t1"]) // 2]
+    exam = assemble_exam(simulated.stations)
+    measure_moves(exam, truths["t1"], centre, found)
+    measure_dwi(simulated, exam, truths["dwi"], centre, found)
+    return {
+        f"{name}, {what}": round(float(number), 2)
+        for name, values in found.after.items()
+        for what, number in (("median", np.median(values)), ("90th", np.percentile(values, 90)))
+    }
+
+
+def summary(measured: list[Measured]) -> list[dict[str, Any]]:
+    rows = []
+    for name in dict.fromkeys(n for m in measured for n in m.before):
+        before = np.concatenate([m.before.get(name, []) for m in measured])
+        after = np.concatenate([m.after.get(name, []) for m in measured])
+        rows.append(
+            {
+                "what": name,
+                "n": len(before),
+                "before_median": float(np.median(before)),
+                "after_median": float(np.median(after)),
+                "before_p90": float(np.percentile(before, 90)),
+                "after_p90": float(np.percentile(after, 90)),
+            }
+        )
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| what | n | before | after | before, 90th | after, 90th |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        digits = 2 if "shift" in row["what"] or "DWI to" in row["what"] else 4
+        values = [row[k] for k in ("before_median", "after_median", "before_p90", "after_p90")]
+        cells = " | ".join(f"{v:.{digits}f}" for v in values)
+        lines.append(f"| {row['what']} | {row['n']} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/preprocess.json"))
+    parser.add_argument("--sites", default="abc")
+    parser.add_argument("--no-time", action="store_true", help="leave the timed commands out")
+    options = parser.parse_args()
+    content: dict[str, Any] = {
+        "simulated": True,
+        "exams": [],
+        "sites": {},
+        "undistorted": {},
+    }
+    everything: list[Measured] = []
+    for site in options.sites:
+        of_site = []
+        for seed in SEEDS:
+            simulated = simulate_exam(config_of(site, seed))
+            with tempfile.TemporaryDirectory() as folder:
+                write_exam(simulated, Path(folder) / "dicom")
+                begun = time.monotonic()
+                reading = read_study(Path(folder) / "dicom")
+                seconds = {"read DICOM": round(time.monotonic() - begun, 1)}
+            right, n_series = roles_right(reading, simulated)
+            exam, steps = timed_chain(reading.images)
+            plain = assemble_exam(reading.images, OFF)
+            measured = measure(simulated, plain, exam)
+            of_site.append(measured)
+            content["exams"].append(
+                {
+                    "site": site,
+                    "seed": seed,
+                    "series_right": [right, n_series],
+                    "b_values_right": b_values_right(reading, simulated),
+                    "seconds": seconds | steps,
+                    "warnings": list(exam.warnings),
+                    "rows": summary([measured]),
+                }
+            )
+            print(
+                f"\n## site {site}, seed {seed}: series {right} of {n_series} right, "
+                f"b-values {b_values_right(reading, simulated)}\n{seconds | steps}"
+            )
+            print(markdown(summary([measured])), flush=True)
+        everything += of_site
+        content["undistorted"][site] = undistorted(site)
+        print(f"site {site}, no distortion and no shift: {content['undistorted'][site]}")
+        content["sites"][site] = summary(of_site)
+    content["all"] = summary(everything)
+    print("\n## all exams\n" + markdown(content["all"]))
+    if not options.no_time:
+        content["time"] = timed_commands()
+    content["versions"] = software_versions()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def timed_commands() -> list[dict[str, Any]]:
+    """The command on two exams of five stations: voxels of 2x2x4 mm (site a), and of 2 mm."""
+    rows = []
+    for name, t1 in (("2x2x4 mm", (2.0, 2.0, 4.0)), ("2x2x2 mm", (2.0, 2.0, 2.0))):
+        simulated = simulate_exam(config_of("a", SEEDS[0], t1={"spacing_mm": t1}))
+        with tempfile.TemporaryDirectory() as folder:
+            write_exam(simulated, Path(folder) / "dicom")
+            del simulated
+            seconds = run_command(Path(folder) / "dicom", Path(folder) / "out")
+        rows.append({"t1": name, **seconds})
+        print(f"T1 of {name}: {seconds}", flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

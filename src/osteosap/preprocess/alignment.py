@@ -1,0 +1,156 @@
+"""How one DWI station lies to T1: a rigid motion, then a smooth displacement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from osteosap.errors import GeometryError
+from osteosap.geometry import Affine, Grid
+
+__all__ = ["DwiAlignment"]
+
+Numbers = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+ON_FACE = 1e-3
+"""Voxels by which a point may miss an outer face and still count as inside."""
+SLAB = 16
+"""Planes of the target that are interpolated at once."""
+
+
+@dataclass(frozen=True)
+class DwiAlignment:
+    """Where one DWI station shows what T1 shows.
+
+    A point x of T1 (RAS mm) is found on the DWI at ``y + displacement(y)`` with ``y = rigid @ x``.
+
+    Parameters
+    ----------
+    rigid
+        4x4, T1 world to DWI world (RAS mm); identity where it was rejected.
+    displacement_mm
+        float32 (3, I, J, K) on ``displacement_grid``, RAS mm, read linearly and at its border
+        continued; None where there is none.
+    displacement_grid
+        Coarse grid in the DWI's world.
+    rigid_accepted, bspline_accepted
+        Whether each step was kept.
+    before, after_rigid, after
+        Mutual information in nats inside the body; NaN where nothing was compared.
+    shift_mm
+        Largest movement of the body by the rigid motion.
+    largest_displacement_mm
+        Largest displacement inside the body.
+    reason
+        One sentence a step for the record.
+    warning
+        What a reader should know; empty if nothing.
+    """
+
+    rigid: Affine
+    displacement_mm: Floats | None = None
+    displacement_grid: Grid | None = None
+    rigid_accepted: bool = False
+    bspline_accepted: bool = False
+    before: float = float("nan")
+    after_rigid: float = float("nan")
+    after: float = float("nan")
+    shift_mm: float = 0.0
+    largest_displacement_mm: float = 0.0
+    reason: str = ""
+    warning: str = ""
+
+    def points(self, xyz_mm: Numbers) -> npt.NDArray[np.float64]:
+        """Where points (N, 3) of T1 are found on the DWI, RAS mm."""
+        places = np.asarray(xyz_mm, np.float64) @ self.rigid[:3, :3].T + self.rigid[:3, 3]
+        if self.displacement_mm is None or self.displacement_grid is None:
+            return np.asarray(places)
+        inverse = np.linalg.inv(self.displacement_grid.affine)
+        index = (places @ inverse[:3, :3].T + inverse[:3, 3]).T
+        moves = [
+            ndimage.map_coordinates(d, index, order=1, mode="nearest", output=np.float64)
+            for d in self.displacement_mm
+        ]
+        return np.asarray(places + np.stack(moves, axis=1))
+
+    def resample(
+        self, array: Numbers, source: Grid, target: Grid, *, order: int = 1, fill: float = 0.0
+    ) -> Floats:
+        """An array of the station on a grid of T1, interpolated once.
+
+        As with :func:`osteosap.geometry.resample`, the image reaches to the faces of its outer
+        voxels.
+
+        Parameters
+        ----------
+        array
+            Shape (I, J, K) on ``source``.
+        source, target
+            The station's grid; a grid in the world of T1, best a box that the station reaches.
+        order
+            0 nearest, 1 linear, 3 cubic spline.
+        fill
+            Value where the DWI does not reach.
+        """
+        if array.shape != source.shape:
+            raise GeometryError(
+                f"the array has shape {array.shape}, its grid {source.shape}",
+                remedy="Pass the grid that belongs to the array",
+            )
+        matrix = np.linalg.inv(source.affine) @ self.rigid @ target.affine
+        data = array.astype(np.float32, copy=False)
+        if order > 0:
+            step = np.linalg.norm(matrix[:3, :3], axis=1)
+            sigma = 0.5 * np.sqrt(np.maximum(step**2 - 1.0, 0.0))
+            if (sigma > 0.05).any():
+                data = ndimage.gaussian_filter(data, sigma, mode="nearest", truncate=3.0)
+        if order > 1:
+            data = ndimage.spline_filter(data, order, output=np.float32, mode="nearest")
+        out = np.full(target.shape, fill, np.float32)
+        for start in range(0, target.shape[0], SLAB):
+            planes = slice(start, min(start + SLAB, target.shape[0]))
+            index = self._index_of(source, target, planes, matrix)
+            inside = np.ones(index.shape[1:], bool)
+            for place, n in zip(index, source.shape, strict=True):
+                inside &= (place >= -0.5 - ON_FACE) & (place <= n - 0.5 + ON_FACE)
+            if not inside.any():
+                continue
+            values = ndimage.map_coordinates(
+                data, index[:, inside], order=order, mode="nearest", prefilter=False
+            )
+            out[planes][inside] = values
+        return out
+
+    def _index_of(self, source: Grid, target: Grid, planes: slice, matrix: Affine) -> Floats:
+        """Source indices (3, n, J, K) of some planes of the target."""
+        i, j, k = np.ogrid[planes, : target.shape[1], : target.shape[2]]
+        rows = [
+            matrix[a, 0] * i + matrix[a, 1] * j + (matrix[a, 2] * k + matrix[a, 3])
+            for a in range(3)
+        ]
+        index = np.stack(rows)
+        if self.displacement_mm is None or self.displacement_grid is None:
+            return index
+        part = target.affine.copy()
+        part[:3, 3] += part[:3, 0] * planes.start
+        to_coarse = np.linalg.inv(self.displacement_grid.affine) @ self.rigid @ part
+        turn = np.linalg.inv(source.affine)[:3, :3]
+        moves = np.tensordot(turn, self.displacement_mm, axes=1)
+        for axis, move in enumerate(moves):
+            if np.abs(move).max() < 1e-6:
+                continue
+            index[axis] += ndimage.affine_transform(
+                move,
+                to_coarse[:3, :3],
+                offset=to_coarse[:3, 3],
+                output_shape=index.shape[1:],
+                order=1,
+                mode="nearest",
+                output=np.float64,
+            )
+        return index

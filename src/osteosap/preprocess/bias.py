@@ -1,0 +1,449 @@
+"""Bias fields of stations: the smooth brightness that receiver coils lay over an image.
+
+Shading smears each tissue over the log-signal; the corrected image is the one whose histogram is
+sharpest. N4 [1] sharpens the histogram of one image at a time. In the body that is slow, and a
+station of few tissues says little about what is shading and what is anatomy. So the default (ours)
+lets the stations of a sequence share one histogram. Every voxel is drawn to the nearest peak of it
+by mean shift [2], the more the more voxels lie there, so that mixed voxels and rare tissues hardly
+count; penalised splines [3], one a station, take up what the voxels are drawn by. N4 is a setting.
+
+On DWI a field takes up more than the coils: EPI piles signal up and stretches it, as smoothly as a
+coil shades. It is a correction of shading there, not a measurement of the coils.
+
+References
+----------
+.. [1] Tustison et al. 2010, doi 10.1109/TMI.2010.2046908.
+.. [2] Comaniciu and Meer 2002, doi 10.1109/34.1000236.
+.. [3] Eilers and Marx 1996, doi 10.1214/ss/1038425655.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, PositiveFloat, PositiveInt
+from scipy import ndimage
+from scipy.linalg import cho_factor, cho_solve
+
+from osteosap.config import StageConfig
+from osteosap.errors import VolumeError
+from osteosap.geometry import Grid
+from osteosap.preprocess.body import foreground_threshold
+from osteosap.preprocess.itk import from_sitk, to_sitk
+from osteosap.volume import Volume
+
+__all__ = [
+    "BiasConfig",
+    "BiasField",
+    "BiasStatistics",
+    "bias_statistics",
+    "correct_bias",
+    "estimate_bias",
+    "estimate_biases",
+]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+MIN_VOXELS = 300
+"""Fewest tissue voxels on the coarse grid of a station that give a field."""
+MIN_OVERLAP = 50
+"""Fewest coarse tissue voxels of an overlap that tell how two stations' levels compare."""
+BIN = 0.01
+"""Bin of the histogram of the log-signal."""
+SATURATED_SHARE = 0.0005
+"""If more of the tissue (and 10 voxels) has exactly the highest value, it is a clipped one."""
+
+
+class BiasConfig(StageConfig):
+    """How the bias fields of stations are found. Lengths in mm hold for stations of any size."""
+
+    enabled: bool = True
+    """Correct the bias of T1 and DWI."""
+    method: Literal["shared histogram", "n4"] = "shared histogram"
+    """Draw voxels to the peaks of the histogram that stations share, or N4 for each station."""
+    spacing_mm: PositiveFloat = 6.0
+    """Voxel at which the field is estimated (N4: 10 mm and more, or it takes a minute)."""
+    control_point_mm: PositiveFloat = 100.0
+    """Distance of the control points of the spline."""
+    stiffness: PositiveFloat = 0.0007
+    """Weight of the spline's curvature against the fit."""
+    dwi_stiffness: PositiveFloat = 0.01
+    """The same for DWI: stiffer, so that it follows the pile-up of EPI less."""
+    kernel_widths: tuple[PositiveFloat, ...] = Field(
+        default=(0.2, 0.16, 0.13, 0.1, 0.08, 0.07, 0.06), min_length=1
+    )
+    """SDs by which the histogram of the log-signal is smoothed, one after the other."""
+    iterations: PositiveInt = 3
+    """Steps at every width."""
+    density_power: float = Field(default=0.5, ge=0, le=1)
+    """A voxel's weight is the density of the histogram at its signal, to this power."""
+    max_voxels: int = Field(default=8000, ge=MIN_VOXELS)
+    """Most tissue voxels of a station that are fitted, spread evenly."""
+    n4_iterations: tuple[PositiveInt, ...] = Field(default=(50, 50, 50), min_length=1)
+    """N4: most iterations of every level; each level halves the distance of control points."""
+    n4_convergence: PositiveFloat = 0.001
+    """N4: a level ends when the field changes by less."""
+
+    def for_dwi(self) -> BiasConfig:
+        """The settings with the stiffness of DWI."""
+        return self.model_copy(update={"stiffness": self.dwi_stiffness})
+
+
+@dataclass(frozen=True)
+class BiasField:
+    """Bias field of one station.
+
+    Parameters
+    ----------
+    log_field
+        float32 (I, J, K), natural logarithm of the field; its mean over the tissue is 0.
+    grid
+        Its coarse grid, along the axes of the station.
+    reason
+        Why the field is flat; empty if one was found.
+    """
+
+    log_field: Floats
+    grid: Grid
+    reason: str = ""
+
+    def on(self, grid: Grid) -> Floats:
+        """The multiplicative field, float32, on another grid; outside its own the edge holds."""
+        matrix = np.linalg.inv(self.grid.affine) @ grid.affine
+        linear = matrix[:3, :3]
+        diagonal = bool(np.abs(linear - np.diag(np.diag(linear))).max() < 1e-9)
+        values = ndimage.affine_transform(
+            self.log_field,
+            np.diag(linear) if diagonal else linear,
+            offset=matrix[:3, 3],
+            output_shape=grid.shape,
+            order=1,
+            mode="nearest",
+        )
+        return np.asarray(np.exp(values), np.float32)
+
+
+@dataclass(frozen=True)
+class BiasStatistics:
+    """What a field does to its station, as far as it can be told without the truth.
+
+    Parameters
+    ----------
+    low, high
+        1st and 99th percentile of the field over the tissue.
+    variation_before, variation_after
+        Robust variation of the main tissue: SD of the log-signal over the half of the tissue
+        voxels that lie closest together. It holds noise too.
+    reason
+        Why nothing was corrected; empty if it was.
+    """
+
+    low: float
+    high: float
+    variation_before: float
+    variation_after: float
+    reason: str = ""
+
+
+def estimate_bias(
+    volume: Volume, *, mask: Mask | None = None, config: BiasConfig | None = None
+) -> BiasField:
+    """Bias field of one station by itself: :func:`estimate_biases` of one volume."""
+    return estimate_biases([volume], masks=[mask], config=config)[0]
+
+
+def estimate_biases(
+    volumes: Sequence[Volume],
+    *,
+    masks: Sequence[Mask | None] | None = None,
+    config: BiasConfig | None = None,
+) -> list[BiasField]:
+    """Bias fields of the stations of one sequence.
+
+    Parameters
+    ----------
+    volumes
+        Stations of one sequence in scanner coordinates (their overlaps tell how their levels
+        compare); the first channel is read. For T1 all stations together; DWI stations, whose
+        signal is distorted in its own way each, do better one by one.
+    masks
+        bool (I, J, K) of each station: the tissue. None: what stands out from the air.
+    config
+        Settings; None means all defaults.
+
+    Returns
+    -------
+    fields
+        In the order of the volumes. A station without enough tissue gets a flat one and the
+        reason. The same input gives the same field.
+    """
+    config = config or BiasConfig()
+    masks = [None] * len(volumes) if masks is None else masks
+    coarse = [_coarsen(v, m, config) for v, m in zip(volumes, masks, strict=True)]
+    good = [c for c in coarse if not c.reason]
+    if config.method == "n4":
+        found = iter([_n4(c, config) for c in good])
+    else:
+        found = iter(_shared_histogram(good, config) if good else [])
+    fields = []
+    for c in coarse:
+        if c.reason:
+            fields.append(BiasField(np.zeros(c.grid.shape, np.float32), c.grid, c.reason))
+            continue
+        log_field = next(found)
+        log_field -= log_field[c.tissue].mean()
+        fields.append(BiasField(log_field.astype(np.float32), c.grid))
+    return fields
+
+
+def correct_bias(volume: Volume, field: BiasField) -> Volume:
+    """All channels of a volume divided by a field, float32; the same volume if that is flat."""
+    if field.reason:
+        return volume
+    array = np.divide(volume.array, field.on(volume.grid), dtype=np.float32)
+    return Volume(array, volume.affine, volume.channels)
+
+
+def bias_statistics(
+    volume: Volume, field: BiasField, *, mask: Mask | None = None, config: BiasConfig | None = None
+) -> BiasStatistics:
+    """Numbers of a field for the record.
+
+    Parameters
+    ----------
+    volume
+        The station before correction.
+    field, mask, config
+        As found by, and given to, :func:`estimate_bias`.
+    """
+    if field.reason:
+        return BiasStatistics(1.0, 1.0, float("nan"), float("nan"), field.reason)
+    c = _coarsen(volume, mask, config or BiasConfig())
+    values = np.log(field.on(c.grid)[c.tissue])
+    signal = c.log_signal[c.tissue]
+    low, high = np.exp(np.percentile(values, [1, 99]))
+    return BiasStatistics(
+        float(low), float(high), _closest_half(signal), _closest_half(signal - values)
+    )
+
+
+def _closest_half(values: Floats) -> float:
+    """SD of the half of the values that lie closest together, were they uniform."""
+    ordered = np.sort(values.astype(np.float64))
+    half = ordered.size // 2
+    widths = ordered[half:] - ordered[: ordered.size - half]
+    return float(widths.min() / np.sqrt(12.0))
+
+
+@dataclass(frozen=True)
+class _Coarse:
+    """A station at the spacing of the estimate: log-signal, tissue, or why there is none."""
+
+    log_signal: Floats
+    tissue: Mask
+    grid: Grid
+    reason: str = ""
+
+
+def _coarsen(volume: Volume, mask: Mask | None, config: BiasConfig) -> _Coarse:
+    """Pick every n-th voxel: its median with near neighbours, which keeps tissues apart."""
+    array, grid = volume.array[0], volume.grid
+    pairs = list(zip(array.shape, grid.spacing_mm, strict=True))
+    step = np.array([max(1, min(round(config.spacing_mm / s), n)) for n, s in pairs])
+    first = (step - 1) // 2
+    axes = [np.arange(f, n, k) for f, (n, _), k in zip(first, pairs, step, strict=True)]
+    reach = [1 if 2 * s <= config.spacing_mm else 0 for _, s in pairs]
+    picked = []
+    for shift in product(*[range(-r, r + 1) for r in reach]):
+        near = [np.clip(a + d, 0, n - 1) for a, d, n in zip(axes, shift, array.shape, strict=True)]
+        picked.append(array[np.ix_(*near)])
+    signal = np.median(np.stack(picked), axis=0).astype(np.float32)
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ first
+    affine[:3, :3] = affine[:3, :3] * step
+    small = Grid((signal.shape[0], signal.shape[1], signal.shape[2]), affine)
+    try:
+        level = foreground_threshold(array) if mask is None else 0.0
+    except VolumeError as error:
+        return _Coarse(signal, np.zeros(signal.shape, bool), small, str(error))
+    tissue = np.isfinite(signal) & (signal > level)
+    if mask is not None:
+        tissue &= mask[np.ix_(*axes)]
+    tissue = _without_saturated(signal, tissue)
+    log_signal = np.log(np.where(tissue, signal, 1.0), dtype=np.float32)
+    count = int(tissue.sum())
+    why = f"{count} tissue voxels of {config.spacing_mm:g} mm, {MIN_VOXELS} needed for a bias field"
+    return _Coarse(log_signal, tissue, small, "" if count >= MIN_VOXELS else why)
+
+
+def _without_saturated(signal: Floats, tissue: Mask) -> Mask:
+    """Leave out the highest value where many voxels share it: there the scale ended."""
+    if not tissue.any():
+        return tissue
+    clipped = tissue & (signal >= signal[tissue].max())
+    many = max(SATURATED_SHARE * tissue.sum(), 10)
+    return tissue & ~clipped if clipped.sum() > many else tissue
+
+
+class _Spline:
+    """Cubic B-splines over one coarse station, fitted to some of its tissue voxels.
+
+    Parameters
+    ----------
+    coarse, config
+        The station; spacing of control points, stiffness, number of voxels.
+    """
+
+    def __init__(self, coarse: _Coarse, config: BiasConfig) -> None:
+        pairs = zip(coarse.grid.shape, coarse.grid.spacing_mm, strict=True)
+        self._axes = [_basis(n, max(1, round(n * s / config.control_point_mm))) for n, s in pairs]
+        index = np.argwhere(coarse.tissue)
+        spread = np.linspace(0, len(index) - 1, min(len(index), config.max_voxels))
+        self.index = index[spread.astype(np.intp)]
+        rows = [a[self.index[:, d]] for d, a in enumerate(self._axes)]
+        self._rows: Doubles = np.einsum("ni,nj,nk->nijk", *rows).reshape(len(self.index), -1)
+        self.signal = coarse.log_signal[tuple(self.index.T)].astype(np.float64)
+        penalty = _bending([a.shape[1] for a in self._axes])
+        self._penalty = config.stiffness / len(penalty) * penalty + 1e-9 * np.eye(len(penalty))
+        self._coefficients = np.zeros(len(penalty))
+
+    @property
+    def corrected(self) -> Doubles:
+        """Log-signal of the voxels less the field."""
+        return np.asarray(self.signal - self._rows @ self._coefficients)
+
+    def set_level(self, value: float) -> None:
+        """Start from a constant field."""
+        self._coefficients[:] = value
+
+    def fit(self, target: Doubles, weight: Doubles) -> None:
+        """Bring the field to the log-signal less a target, by weighted least squares."""
+        root = np.sqrt(weight / weight.sum())
+        rows = self._rows * root[:, None]
+        normal = rows.T @ rows + self._penalty
+        right = rows.T @ (root * (self.signal - target))
+        self._coefficients = cho_solve(cho_factor(normal), right)
+
+    def whole(self) -> Doubles:
+        """The field at every voxel of the coarse grid."""
+        shape = [a.shape[1] for a in self._axes]
+        coefficients = self._coefficients.reshape(shape)
+        return np.asarray(
+            np.einsum("ai,bj,ck,ijk->abc", *self._axes, coefficients, optimize=True), np.float64
+        )
+
+
+def _basis(n: int, intervals: int) -> Doubles:
+    """Cubic B-splines (n, intervals + 3) at the centres of n voxels."""
+    position = (np.arange(n) + 0.5) / n * intervals
+    away = np.abs(position[:, None] - np.arange(-1, intervals + 2)[None])
+    near = 2 / 3 - away**2 + away**3 / 2
+    far = np.clip(2 - away, 0, None) ** 3 / 6
+    return np.where(away < 1, near, far)
+
+
+def _bending(shape: Sequence[int]) -> Doubles:
+    """Penalty matrix on second differences of coefficients, mixed ones twice."""
+    ones = [np.eye(m) for m in shape]
+    slope = [np.diff(o, axis=0) for o in ones]
+    curve = [np.diff(o, 2, axis=0) for o in ones]
+    total = np.zeros((int(np.prod(shape)),) * 2)
+    for d in range(3):
+        parts = [curve[e].T @ curve[e] if e == d else ones[e] for e in range(3)]
+        total += np.kron(np.kron(parts[0], parts[1]), parts[2])
+        parts = [ones[e] if e == d else slope[e].T @ slope[e] for e in range(3)]
+        total += 2 * np.kron(np.kron(parts[0], parts[1]), parts[2])
+    return total
+
+
+def _shared_histogram(stations: Sequence[_Coarse], config: BiasConfig) -> list[Doubles]:
+    """Log-fields of stations, relative levels included, that sharpen their common histogram."""
+    splines = [_Spline(c, config) for c in stations]
+    for spline, level in zip(splines, _levels(stations, splines), strict=True):
+        spline.set_level(level)
+    for width in config.kernel_widths:
+        for _ in range(config.iterations):
+            values = [s.corrected for s in splines]
+            for spline, (target, weight) in zip(
+                splines, _mean_shift(values, width, config.density_power), strict=True
+            ):
+                spline.fit(target, weight)
+    return [s.whole() for s in splines]
+
+
+def _mean_shift(
+    values: Sequence[Doubles], width: float, power: float
+) -> Iterator[tuple[Doubles, Doubles]]:
+    """Where the kernel mean of the common histogram draws each value, and with what weight."""
+    position = np.concatenate(values) / BIN
+    first = int(np.floor(position.min() - 4 * width / BIN))
+    n = int(position.max() + 4 * width / BIN) + 2 - first
+    whole = np.floor(position)
+    part = position - whole  # shared by two bins, so that rounding is not amplified
+    lower = whole.astype(np.intp) - first
+    counts = np.bincount(lower, 1 - part, minlength=n) + np.bincount(lower + 1, part, minlength=n)
+    centres = BIN * (first + np.arange(n))
+    density = ndimage.gaussian_filter1d(counts / position.size, width / BIN, mode="constant")
+    moment = ndimage.gaussian_filter1d(
+        counts / position.size * centres, width / BIN, mode="constant"
+    )
+    mean = moment / np.maximum(density, 1e-12)
+    for v in values:
+        yield np.interp(v, centres, mean), np.interp(v, centres, density) ** power
+
+
+def _levels(stations: Sequence[_Coarse], splines: Sequence[_Spline]) -> Doubles:
+    """Relative log-levels of stations from their overlaps; by their medians where there is none.
+
+    Least squares over all pairs that overlap, so that the levels do not hang on an order.
+    """
+    n = len(stations)
+    medians = np.array([np.median(s.signal) for s in splines])
+    normal, right = 1e-3 * np.eye(n), 1e-3 * (medians - medians.mean())
+    for a, b in combinations(range(n), 2):
+        forth = _log_ratios(splines[a], stations[a].grid, stations[b])
+        back = _log_ratios(splines[b], stations[b].grid, stations[a])
+        ratio = np.concatenate([forth, -back])
+        if ratio.size < MIN_OVERLAP:
+            continue
+        difference = np.median(ratio)
+        normal[[a, b], [a, b]] += 1.0
+        normal[[a, b], [b, a]] -= 1.0
+        right[a] += difference
+        right[b] -= difference
+    return np.asarray(np.linalg.solve(normal, right))
+
+
+def _log_ratios(spline: _Spline, grid: Grid, other: _Coarse) -> Doubles:
+    """Log-signal of a station's voxels less that of another station at the same places."""
+    matrix = np.linalg.inv(other.grid.affine) @ grid.affine
+    place = np.rint(spline.index @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.intp)
+    inside = ((place >= 0) & (place < other.grid.shape)).all(axis=1)
+    at = tuple(place[inside].T)
+    both = other.tissue[at]
+    return np.asarray((spline.signal[inside] - other.log_signal[at])[both])
+
+
+def _n4(coarse: _Coarse, config: BiasConfig) -> Doubles:
+    """Log-field of one station by N4."""
+    import SimpleITK as sitk  # noqa: N813
+
+    image = to_sitk(np.exp(coarse.log_signal), coarse.grid)
+    n4: Any = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetNumberOfThreads(1)  # the same field on any machine
+    extent = np.asarray(coarse.grid.shape) * coarse.grid.spacing_mm
+    finest = 2 ** (len(config.n4_iterations) - 1)
+    mesh = np.maximum(1, np.rint(extent / config.control_point_mm / finest))
+    n4.SetNumberOfControlPoints([int(m) + 3 for m in mesh])
+    n4.SetMaximumNumberOfIterations(list(config.n4_iterations))
+    n4.SetConvergenceThreshold(config.n4_convergence)
+    n4.SetUseMaskLabel(True)
+    n4.Execute(image, to_sitk(coarse.tissue.astype(np.uint8), coarse.grid))
+    return np.asarray(from_sitk(n4.GetLogBiasFieldAsImage(image)), np.float64)
