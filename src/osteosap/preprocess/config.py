@@ -21,8 +21,8 @@ class PreprocessConfig(StageConfig):
 
     The ADC defaults (unweighted log-linear fit over all b-values) are the model that the scanner
     itself fits on the one real study at hand (Siemens 3 T pelvis, b 0/100/400/800), and were chosen
-    for that: ``benchmarks/adc_real_pelvis.py`` finds a median absolute difference of 4.2 % from
-    the scanner's map, 11.6 % with weights S^2 and 11.1 % without b0. The methods agree; which of
+    for that: ``benchmarks/adc_real_pelvis.py`` finds a median absolute difference of 2.9 % from
+    the scanner's map, 10.2 % with weights S^2 and 11.4 % without b0. The methods agree; which of
     them is nearer the truth this cannot show, and other scanners were not tried.
     """
 

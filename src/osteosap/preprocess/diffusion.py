@@ -176,7 +176,7 @@ def bring_dwi_to_t1(
         stations = _without_eddies(stations, job)
     stations = _fitted(stations, b_values_for_adc(group.b_values, config=job.config), job)
     if not job.leaves_alone("bias dwi", enabled=job.config.bias.enabled, handed=handed):
-        stations = _unbiased(stations, job)
+        stations = _unbiased(stations, layout, job)
     registers = job.config.registration.enabled
     if not job.leaves_alone("registration", enabled=registers, handed=handed):
         stations = _registered(stations, target, layout, job)
@@ -267,7 +267,7 @@ def _fitted(
     return job.each("fit the ADC", one, stations)
 
 
-def _unbiased(stations: Sequence[DwiStation], job: Job) -> list[DwiStation]:
+def _unbiased(stations: Sequence[DwiStation], layout: StationLayout, job: Job) -> list[DwiStation]:
     """Stations without the bias of the coils: the field of the lowest b-value, for all of them.
 
     It cancels in the ADC, whatever it is, since all b-values share it.
@@ -280,7 +280,8 @@ def _unbiased(stations: Sequence[DwiStation], job: Job) -> list[DwiStation]:
         return replace(station, images=images, s0=s0, bias=field)
 
     corrected = job.each("correct the bias of DWI", one, stations)
-    note_bias("dwi", [s.bias for s in corrected if s.bias is not None], job)
+    fields = [corrected[i].bias for i in layout.order]
+    note_bias("dwi", [f for f in fields if f is not None], job)
     return corrected
 
 

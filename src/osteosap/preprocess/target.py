@@ -89,7 +89,7 @@ def make_target(images: Sequence[StationImage], job: Job) -> Target:
     handed = all(i.group == HANDED_OVER for i in chosen)
     stations = [T1Station(volume) for volume in raw]
     if not job.leaves_alone("bias t1", enabled=job.config.bias.enabled, handed=handed):
-        stations = _unbiased(stations, job)
+        stations = _unbiased(stations, layout, job)
     if len(raw) == 1:
         job.step("align t1 stations", "one station, nothing to align")
     elif not job.leaves_alone("align t1 stations", enabled=job.config.align.enabled, handed=handed):
@@ -121,12 +121,12 @@ def make_target(images: Sequence[StationImage], job: Job) -> Target:
     return Target(t1, body, ordered, planes, pictures)
 
 
-def _unbiased(stations: Sequence[T1Station], job: Job) -> list[T1Station]:
+def _unbiased(stations: Sequence[T1Station], layout: StationLayout, job: Job) -> list[T1Station]:
     """Every T1 station without the bias of the coils."""
     job.progress("correct the bias of T1", 0.0)
     volumes = [s.volume for s in stations]
     fields = estimate_biases(volumes, config=job.config.bias)
-    note_bias("t1", fields, job)
+    note_bias("t1", [fields[i] for i in layout.order], job)
     return [
         replace(station, volume=correct_bias(station.volume, field), bias=field)
         for station, field in zip(stations, fields, strict=True)
@@ -134,7 +134,7 @@ def _unbiased(stations: Sequence[T1Station], job: Job) -> list[T1Station]:
 
 
 def note_bias(channel: str, fields: Sequence[BiasField], job: Job) -> None:
-    """Take down what was found of the bias of the stations of a channel."""
+    """Take down what was found of the bias of the stations of a channel, from foot to head."""
     how = {"n4": "N4", "shared histogram": "splines that sharpen the stations' common histogram"}
     job.step(
         f"bias {channel}",
