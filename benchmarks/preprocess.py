@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -318,11 +317,18 @@ def timed_chain(images: Any) -> tuple[AssembledExam, dict[str, float]]:
 
 def run_command(study: Path, out: Path) -> dict[str, float]:
     """The command that a user gives: seconds and peak memory, in a process of its own."""
-    code = "import sys; from osteosap.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import sys; from osteosap.cli import main; code = main(sys.argv[1:])\n"
+        "lines = open('/proc/self/status').read().splitlines()\n"
+        "print(next(line.split()[1] for line in lines if line.startswith('VmHWM')))\n"
+        "sys.exit(code)"
+    )  # the peak of this process alone: what a parent reads of its child may be the parent's own
     arguments = ["run", str(study), "--out", str(out), "--to", "preprocess"]
     begun = time.monotonic()
-    subprocess.run([sys.executable, "-c", code, "-q", *arguments], check=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-q", *arguments], check=True, capture_output=True, text=True
+    )
+    peak = int(done.stdout.split()[-1]) / 1e6
     stages = json.loads((out / "run.json").read_text())["stages"]
     return {
         **{stage["stage"]: stage["seconds"] for stage in stages},
@@ -385,6 +391,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/preprocess.json"))
     parser.add_argument("--sites", default="abc")
     parser.add_argument("--no-time", action="store_true", help="leave the timed commands out")
+    parser.add_argument("--only-time", action="store_true", help="only the timed commands")
     options = parser.parse_args()
     content: dict[str, Any] = {
         "simulated": True,
@@ -393,7 +400,7 @@ def main() -> None:
         "undistorted": {},
     }
     everything: list[Measured] = []
-    for site in options.sites:
+    for site in options.sites if not options.only_time else "":
         of_site = []
         for seed in SEEDS:
             simulated = simulate_exam(config_of(site, seed))
@@ -427,8 +434,9 @@ def main() -> None:
         content["undistorted"][site] = undistorted(site)
         print(f"site {site}, no distortion and no shift: {content['undistorted'][site]}")
         content["sites"][site] = summary(of_site)
-    content["all"] = summary(everything)
-    print("\n## all exams\n" + markdown(content["all"]))
+    if everything:
+        content["all"] = summary(everything)
+        print("\n## all exams\n" + markdown(content["all"]))
     if not options.no_time:
         content["time"] = timed_commands()
     content["versions"] = software_versions()

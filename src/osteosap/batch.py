@@ -169,6 +169,8 @@ def run_batch(
                 outcome = job.result()
                 found[outcome.name] = outcome
                 state = f"failed: {outcome.error}" if outcome.error else "done"
+                if outcome.warnings:
+                    state += f", {len(outcome.warnings)} warnings (see its run.json)"
                 log.log(
                     logging.WARNING if outcome.error else logging.INFO,
                     "%s: %s (%.0f s)", outcome.name, state, outcome.seconds,
@@ -186,9 +188,10 @@ def run_batch(
 def write_overview(outcomes: Sequence[Outcome], out: Path) -> Path:
     """Write ``out/exams.csv``: one row a study, with the numbers of its quality; return its path.
 
-    Columns: study, state, error, seconds, warnings, quality checks to look at, coverage, worst seam
-    mismatch before and after, largest move of a T1 station and of a DWI station (mm). Empty where
-    it is not known.
+    Columns: study, state, error, seconds of this call, number of warnings, quality checks to look
+    at, share of the body that the DWI covers, worst relative mismatch of neighbouring stations
+    before and after, largest move of a T1 and of a DWI station and largest distortion (mm). Empty
+    where it is not known.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=_COLUMNS, lineterminator="\n")
@@ -235,8 +238,9 @@ def fit_cohort_standard(
 
 
 _COLUMNS = (
-    "study", "state", "error", "seconds", "warnings", "to_look_at", "coverage", "seam_before",
-    "seam_after", "t1_station_move_mm", "dwi_station_move_mm",
+    "study", "state", "error", "seconds", "warnings", "to_look_at", "coverage", "t1_seam_before",
+    "t1_seam_after", "dwi_seam_before", "dwi_seam_after", "t1_station_move_mm",
+    "dwi_station_move_mm", "dwi_distortion_mm",
 )  # fmt: skip
 
 
@@ -254,10 +258,16 @@ def _quality(paths: ExamPaths) -> dict[str, Any]:
     return {
         "to_look_at": sum(check["verdict"] == LOOK for check in checks),
         "coverage": record["coverage"],
-        "seam_before": largest(s["mismatch_before"] for s in record["seams"]),
-        "seam_after": largest(s["mismatch_after"] for s in record["seams"]),
+        **{
+            f"{channel}_seam_{when}": largest(
+                s[f"mismatch_{when}"] for s in record["seams"] if s["channel"] == channel
+            )
+            for channel in ("t1", "dwi")
+            for when in ("before", "after")
+        },
         "t1_station_move_mm": largest(iter(steps["align t1 stations"].get("shift_mm", ()))),
         "dwi_station_move_mm": largest(iter(steps["registration"].get("shift_mm", ()))),
+        "dwi_distortion_mm": largest(iter(steps["registration"].get("displacement_mm", ()))),
     }
 
 
@@ -288,6 +298,7 @@ class _Running:
                 return Outcome(task.study.name, "interrupted")
             process.start()
             self._processes.add(process)
+        log.info("%s: started", task.study.name)
         sender.close()
         try:
             error, warnings = receiver.recv()
@@ -320,6 +331,7 @@ def _work(sender: Connection, task: _Task) -> None:
     """In the process: run the job, send (error, warnings)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     signal.signal(signal.SIGTERM, _stop)
+    logging.getLogger("osteosap").setLevel(logging.CRITICAL)  # the parent tells
     try:
         scope = replace(task.batch.scope, threads=task.threads)
         manifest = run_exam(task.study, task.out, config=task.batch.config, scope=scope)

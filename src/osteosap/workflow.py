@@ -154,7 +154,7 @@ def preprocess(context: StageContext[RunConfig]) -> StageResult:
         write_nifti(volume, path, simulated=found.simulated)
     origin = {"simulated": found.simulated, "osteosap": __version__}
     write_json(context.aside["origin"], origin)  # so that exam/ alone, as a study, still says so
-    return StageResult(assembled.warnings)
+    return StageResult((*assembled.warnings, *assembled.to_look_at))
 
 
 def segment(context: StageContext[RunConfig]) -> StageResult:

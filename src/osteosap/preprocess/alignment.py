@@ -45,7 +45,7 @@ class DwiAlignment:
     shift_mm
         Largest movement of the body by the rigid motion.
     largest_displacement_mm
-        Largest displacement inside the body.
+        Displacement that 99 % of the body do not exceed.
     reason
         One sentence a step for the record.
     warning

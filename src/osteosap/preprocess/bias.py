@@ -20,7 +20,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any, Literal
 
@@ -53,6 +53,8 @@ Mask = npt.NDArray[np.bool_]
 
 MIN_VOXELS = 300
 """Fewest tissue voxels on the coarse grid of a station that give a field."""
+MIN_STATIONS_TO_COMPARE = 3
+"""Fewest stations whose fields say what is usual."""
 MIN_OVERLAP = 50
 """Fewest coarse tissue voxels of an overlap that tell how two stations' levels compare."""
 BIN = 0.01
@@ -86,6 +88,8 @@ class BiasConfig(StageConfig):
     """A voxel's weight is the density of the histogram at its signal, to this power."""
     max_voxels: int = Field(default=8000, ge=MIN_VOXELS)
     """Most tissue voxels of a station that are fitted, spread evenly."""
+    most_over_median: float = Field(default=2.0, ge=1)
+    """A field whose SD is more times the median of all stations is flattened to that."""
     n4_iterations: tuple[PositiveInt, ...] = Field(default=(50, 50, 50), min_length=1)
     """N4: most iterations of every level; each level halves the distance of control points."""
     n4_convergence: PositiveFloat = 0.001
@@ -199,8 +203,28 @@ def estimate_biases(
             continue
         log_field = next(found)
         log_field -= log_field[c.tissue].mean()
-        fields.append(BiasField(log_field.astype(np.float32), c.grid))
-    return fields
+        low, high = np.percentile(log_field[c.tissue], [0.5, 99.5])
+        held = np.clip(log_field, low, high)  # splines run away where there is no tissue
+        fields.append(BiasField(held.astype(np.float32), c.grid))
+    return _tamed(fields, coarse, config)
+
+
+def _tamed(
+    fields: Sequence[BiasField], coarse: Sequence[_Coarse], config: BiasConfig
+) -> list[BiasField]:
+    """Fields with one that varies far more than the others flattened: it follows anatomy."""
+    spreads = [
+        float(f.log_field[c.tissue].std()) if not f.reason else 0.0
+        for f, c in zip(fields, coarse, strict=True)
+    ]
+    real = [s for s in spreads if s > 0]
+    if len(real) < MIN_STATIONS_TO_COMPARE:
+        return list(fields)
+    most = config.most_over_median * float(np.median(real))
+    return [
+        replace(f, log_field=f.log_field * np.float32(most / spread)) if spread > most else f
+        for f, spread in zip(fields, spreads, strict=True)
+    ]
 
 
 def correct_bias(volume: Volume, field: BiasField) -> Volume:

@@ -22,7 +22,7 @@ from osteosap.preprocess.checks import check_image
 from osteosap.preprocess.config import PreprocessConfig
 from osteosap.preprocess.diffusion import Diffusion, bring_dwi_to_t1, view_of
 from osteosap.preprocess.groups import DwiGroup, collect_dwi_groups, complete_group, maps_of
-from osteosap.preprocess.quality import assess, chain_record
+from osteosap.preprocess.quality import QualityReport, assess, chain_record
 from osteosap.preprocess.record import Job, Progress
 from osteosap.preprocess.target import Target, make_target
 from osteosap.volume import Volume
@@ -51,6 +51,8 @@ class AssembledExam:
         What a reader should know.
     target, diffusion
         What lies behind: stations with their bias fields, motions and scales.
+    quality
+        What was looked at.
     """
 
     images: Volume
@@ -59,6 +61,12 @@ class AssembledExam:
     warnings: tuple[str, ...]
     target: Target
     diffusion: Diffusion
+    quality: QualityReport
+
+    @property
+    def to_look_at(self) -> tuple[str, ...]:
+        """What the checks of quality say of what lies outside its expectation."""
+        return self.quality.warnings
 
     @property
     def snapshots(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -150,6 +158,7 @@ def assemble_exam(
         tuple(job.warnings),
         target,
         diffusion,
+        quality,
     )
 
 

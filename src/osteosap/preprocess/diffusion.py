@@ -27,7 +27,7 @@ from osteosap.preprocess.register import (
 )
 from osteosap.preprocess.seams import match_stations
 from osteosap.preprocess.stations import StationLayout, lay_out
-from osteosap.preprocess.stitch import Placed, blend, place_station, place_stations
+from osteosap.preprocess.stitch import Placed, blend, place_station
 from osteosap.preprocess.target import Target, note_bias
 from osteosap.volume import Volume
 
@@ -322,9 +322,14 @@ def _matched(
     job: Job,
 ) -> tuple[list[DwiStation], Floats]:
     """Stations with their scales, the same for all b-values, and the lowest one stitched."""
-    before = place_stations([s.lowest for s in raw], layout)
-    after = [s.place(s.lowest.array[0], target.grid) for s in stations]
-    scales = match_stations(before, after, layout, job=job, channel="dwi")
+    before, after = (
+        [s.place(s.lowest.array[0], target.grid) for s in some] for some in (raw, stations)
+    )
+    inside = [
+        [replace(p, weight=np.asarray(p.weight * target.body[p.box])) for p in placed]
+        for placed in (before, after)
+    ]  # beside the body there is noise, which is no seam
+    scales = match_stations(inside[0], inside[1], layout, job=job, channel="dwi")
     scaled = [replace(s, scale=scale) for s, scale in zip(stations, scales, strict=True)]
     return scaled, blend(after, target.grid.shape, scales=scales)
 

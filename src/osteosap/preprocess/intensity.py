@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from osteosap.errors import VolumeError
 from osteosap.preprocess.body import foreground_threshold
 from osteosap.preprocess.stitch import Placed
 
@@ -65,7 +66,7 @@ def station_scales(placed: Sequence[Placed], order: Sequence[int]) -> StationSca
     Ceranka et al. 2023, doi 10.1016/j.cmpb.2023.107811
     """
     n = len(order)
-    levels = [foreground_threshold(station.array) for station in placed]
+    levels = [_level(station) for station in placed]
     scales, voxels, warnings = [1.0] * n, [0] * n, []
     centre = n // 2
     pairs = [(order[p], order[p + 1]) for p in range(centre, n - 1)]
@@ -118,7 +119,7 @@ def seam_mismatch(
     mismatch
         For each neighbouring pair in order; NaN where too little tissue is in both.
     """
-    levels = [foreground_threshold(station.array) for station in placed]
+    levels = [_level(station) for station in placed]
     found = []
     for a, b in pairwise(order):
         both = _overlap(placed, a, b, levels)
@@ -129,6 +130,15 @@ def seam_mismatch(
         scaled = first * np.float32(scales[a]), second * np.float32(scales[b])
         found.append(_block_mismatch(scaled, tissue, block))
     return tuple(found)
+
+
+def _level(station: Placed) -> float:
+    """Signal above which a station shows tissue, told from where its weight is not 0."""
+    shown = station.array[np.broadcast_to(station.weight, station.array.shape) > 0]
+    try:
+        return foreground_threshold(shown if shown.size else station.array)
+    except VolumeError:  # no signal there: nothing counts as tissue
+        return float("inf")
 
 
 def _block_mismatch(

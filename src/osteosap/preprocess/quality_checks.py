@@ -200,6 +200,7 @@ def _move(topic: str, name: str, record: Record, key: str, most: float) -> Check
     kind = {"displacement_mm": "bspline_accepted"}.get(key, "rigid_accepted")
     accepted = _listed(record.get(kind, record.get("accepted")))
     largest, place = max(shifts), int(np.argmax(shifts)) + 1
+    left = [n + 1 for n, good in enumerate(accepted) if not good]
     value = f"{largest:.1f} mm at most (station {place} of {len(shifts)})"
     if accepted:
         value += f"; {sum(map(bool, accepted))} of {len(accepted)} accepted"
@@ -208,7 +209,16 @@ def _move(topic: str, name: str, record: Record, key: str, most: float) -> Check
         f"{name[0].lower()}{name[1:]}: {largest:.1f} mm in station {place}, expected at most "
         f"{most:g}; look at {where} there, the patient may have moved or the registration failed"
     )
-    return Check(topic, name, value, expected, *((OK, "") if largest <= most else (LOOK, note)))
+    if largest > most:
+        return Check(topic, name, value, expected, LOOK, note)
+    if key == "displacement_mm" and left:
+        listed = ", ".join(map(str, left))
+        note = (
+            f"the distortion of DWI station {listed} was not corrected (the record says why); look "
+            "at the overlay of DWI and T1 there"
+        )
+        return Check(topic, name, value, f"{expected}, every station", LOOK, note)
+    return Check(topic, name, value, expected, OK, "")
 
 
 def _listed(value: Any) -> list[Any]:

@@ -82,7 +82,7 @@ class DwiRegistrationConfig(StageConfig):
     iterations: int = Field(default=40, ge=1)
     """Most steps of the optimiser at each of the three levels."""
     max_displacement_mm: float = Field(default=45.0, gt=0)
-    """No control point is displaced further; a displacement of the body beyond this is rejected."""
+    """No control point is displaced further; rejected if 1 % of the body is displaced by more."""
     min_gain: float = Field(default=0.01, ge=0)
     """A motion or displacement that adds less mutual information (nats) is rejected."""
     min_information: float = Field(default=0.2, ge=0)
@@ -330,8 +330,10 @@ def _judged(
     by_mm = pair.grid.affine[:3, :3]
     displacement = np.tensordot(by_mm, field, axes=1).astype(np.float32)
     length = np.linalg.norm(displacement, axis=0)
-    largest, shift = float(length[pair.look(rigid)[1]].max()), pair.reach(rigid)
-    said = f"mutual information {found.after_rigid:.4f} to {after:.4f}, up to {largest:.1f} mm"
+    inside = length[pair.look(rigid)[1]]
+    largest, shift = float(np.percentile(inside, 99)), pair.reach(rigid)
+    said = f"mutual information {found.after_rigid:.4f} to {after:.4f}, "
+    said += f"99 % of the body within {largest:.1f} mm"
     problem = ""
     if after < found.after_rigid + config.min_gain:
         problem = f"gain below {config.min_gain:g}"
@@ -357,7 +359,7 @@ def _judged(
         after=after,
         shift_mm=shift,
         largest_displacement_mm=largest,
-        reason=f"{before}B-spline accepted: {said}",
+        reason=f"{before}B-spline accepted, with a shift of {shift:.1f} mm: {said}",
     )
 
 
