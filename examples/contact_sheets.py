@@ -32,7 +32,6 @@ from osteosap.volume import Volume
 
 FIRST_SEED = 8000
 SKELETON = ListedColormap(["black", *(region.colour for region in REGIONS)])
-PEOPLE = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,29 +39,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--only", choices=tuple(SHEETS), help="one of the sheets")
     parser.add_argument("--spacing", type=float, default=2.0, help="voxel edge of the body in mm")
+    parser.add_argument("--people", type=int, default=8, help="columns of the sheet of people")
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name in (chosen.only,) if chosen.only else SHEETS:
         path = chosen.out / f"simulated_{name}.png"
-        SHEETS[name](chosen.spacing, chosen.processes).savefig(path, dpi=120, facecolor="black")
+        SHEETS[name](chosen).savefig(path, dpi=120, facecolor="black")
         print(path)
 
 
-def people(spacing_mm: float, processes: int) -> Figure:
-    """Eight people as the scanner of their site shows them, stitched; a column each."""
+def people(options: argparse.Namespace) -> Figure:
+    """People as the scanner of their site shows them, stitched; a column each."""
     configs = [
         SimulationConfig(
             seed=FIRST_SEED + n,
             site="abc"[n % 3],
             lesions=0 if n % 4 == 3 else None,
-            body_spacing_mm=(spacing_mm,) * 3,
+            body_spacing_mm=(options.spacing,) * 3,
         )
-        for n in range(PEOPLE)
+        for n in range(options.people)
     ]
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(options.processes) as pool:
         shown = list(pool.map(_acquired, configs))
-    figure, rows = _sheet(5, PEOPLE, width=2.0, height=4.4)
+    figure, rows = _sheet(5, options.people, width=2.0, height=4.4)
     for column, (person, exam) in enumerate(shown):
         t1, b1000, adc = (exam.images.channel(name) for name in ("t1", "b1000", "adc"))
         skeleton, lesions = exam.skeleton.array[0], exam.lesions.array[0]
@@ -109,9 +109,9 @@ def _acquired(config: SimulationConfig) -> tuple[str, Exam]:
     return text, Exam(assembled.images, *maps)
 
 
-def artefacts(spacing_mm: float, _processes: int) -> Figure:
+def artefacts(options: argparse.Namespace) -> Figure:
     """What goes wrong in a scanner, each alone, beside an ideal one."""
-    cases = list(_artefact_cases(spacing_mm))
+    cases = list(_artefact_cases(options.spacing))
     columns = 5
     n_rows = -(-len(cases) // columns)
     figure, rows = _sheet(n_rows, columns, width=3.0, height=2.5)
@@ -228,9 +228,9 @@ def _metal_slice(simulated: SimulatedExam, volume: Volume, *, axis: int) -> int:
     return int(np.bincount(places[inside, axis]).argmax())
 
 
-def lookalikes(spacing_mm: float, _processes: int) -> Figure:
+def lookalikes(options: argparse.Namespace) -> Figure:
     """Every benign finding in bone, and metastases of every state, on T1, b1000 and ADC."""
-    fine = min(spacing_mm, 1.5) if spacing_mm <= 2.0 else spacing_mm
+    fine = min(options.spacing, 1.5) if options.spacing <= 2.0 else options.spacing
     found: dict[str, tuple[SimulatedExam, tuple[float, float, float]]] = {}
     wanted = {kind.name for kind in LOOKALIKES} | {f"METASTASIS, {state}" for state in STATES}
     for seed in range(FIRST_SEED + 40, FIRST_SEED + 60):

@@ -15,7 +15,7 @@ from osteosap.models.networks import NetworkSpec, build_network
 from osteosap.models.transfer import parameter_groups
 from osteosap.training.augmentation import AugmentationConfig
 from osteosap.training.data import TrainingExam
-from osteosap.training.loop import LoopConfig, fit, rate_factor
+from osteosap.training.loop import LoopConfig, background_weight, fit, rate_factor
 from osteosap.training.patches import PatchStream
 from osteosap.training.sampler import LesionSampler, LesionSamplingConfig
 
@@ -213,3 +213,23 @@ def test_batches_are_the_same_however_many_threads_prepare_them() -> None:
         assert torch.equal(reference, other_reference)
     assert alone[0][0].shape == (2, 2, *PATCH)
     assert set(torch.cat([r for _, r in alone]).unique().tolist()) == {0, 1}
+
+
+def test_the_weight_of_background_rises_to_its_final_value_and_stays() -> None:
+    config = _loop(background_weight=0.2, background_weight_until=0.5)
+    weights = [background_weight(done, config) for done in (0.0, 0.25, 0.5, 0.9, 1.0)]
+    assert weights == pytest.approx([0.2, 0.6, 1.0, 1.0, 1.0])
+
+
+def test_the_loss_uses_the_weight_of_background_at_that_time() -> None:
+    from osteosap.training.loop import _loss
+
+    loss = _loss(_loop(background_weight=0.2, background_weight_until=0.5))
+    torch.manual_seed(0)
+    logits, reference = torch.randn(1, 2, 4, 4, 4), torch.randint(0, 2, (1, 1, 4, 4, 4))
+    for done, weight in ((0.0, 0.2), (1.0, 1.0), (0.25, 0.6)):
+        entropy = nn.CrossEntropyLoss(weight=torch.tensor([weight, 1.0]))
+        rest = loss(logits, reference, done) - entropy(logits, reference[:, 0])
+        if done == 0.0:
+            first = rest
+        assert rest == pytest.approx(float(first), abs=1e-5)  # the Dice, which has no weights

@@ -24,7 +24,15 @@ from osteosap.errors import TrainingError
 from osteosap.inference.sliding import best_precision, choose_device
 from osteosap.training.patches import Batch, PatchStream
 
-__all__ = ["FitResult", "LoopConfig", "Progress", "fit", "rate_factor"]
+__all__ = [
+    "FitResult",
+    "LoopConfig",
+    "Progress",
+    "background_weight",
+    "fit",
+    "rate_factor",
+    "share_done",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +51,9 @@ class LoopConfig(StageConfig):
     that it always ends; such a run is not repeatable to the bit).
     ``batch_dice`` sums the Dice over the batch before the ratio is taken; ``background_weight``
     is background's weight in the cross-entropy (other classes 1): below 1 keeps a network from
-    predicting background only where foreground is rare. ``collapse_after`` is
+    predicting background only where foreground is rare. It rises in a straight line to
+    ``final_background_weight`` at ``background_weight_until`` (a share of the run), since a weight
+    below 1 makes foreground too large at its edges. ``collapse_after`` is
     the share of the run after which a network that still predicts background only, for
     ``collapse_window`` steps, stops the run. 0 validates or saves only at the end. ``workers``
     None means none on a CPU and 4 threads with a GPU.
@@ -59,6 +69,8 @@ class LoopConfig(StageConfig):
     batch_dice: bool = True
     dice_smoothing: float = Field(default=1e-5, gt=0.0)
     background_weight: float = Field(default=1.0, gt=0.0)
+    final_background_weight: float = Field(default=1.0, gt=0.0)
+    background_weight_until: float = Field(default=0.5, gt=0.0, le=1.0)
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int | None = Field(default=None, ge=0)
@@ -94,10 +106,23 @@ class _State:
 def rate_factor(step: int, seconds: float, config: LoopConfig) -> float:
     """Share of the base learning rate at a step: linear warm-up times cosine to 0."""
     warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    return warm * 0.5 * (1.0 + math.cos(math.pi * share_done(step, seconds, config)))
+
+
+def share_done(step: int, seconds: float, config: LoopConfig) -> float:
+    """Share of the schedule that is over, by steps or by the clock, whichever is further."""
     done = step / config.steps
     if config.max_minutes is not None:
         done = max(done, seconds / (60.0 * config.max_minutes))
-    return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return min(1.0, done)
+
+
+def background_weight(done: float, config: LoopConfig) -> float:
+    """Background's weight in the cross-entropy when ``done`` of the schedule is over."""
+    way = min(1.0, done / config.background_weight_until)
+    return config.background_weight + way * (
+        config.final_background_weight - config.background_weight
+    )
 
 
 def fit(
@@ -205,6 +230,10 @@ class _Run:
         mean = sum(self.state.losses) / max(1, len(self.state.losses))
         return FitResult(self.state.step, self.state.seconds, mean, validation)
 
+    def _done(self) -> float:
+        """Share of the schedule that is over."""
+        return share_done(self.state.step, self.state.seconds, self.config)
+
     def _finished(self) -> bool:
         limit = self.config.max_minutes
         return self.state.step >= self.config.steps or (
@@ -218,7 +247,7 @@ class _Run:
         images, reference = (self.fabric.to_device(t) for t in batch)
         self.optimiser.zero_grad(set_to_none=True)
         logits = self.model(images)
-        loss = self.loss(logits.float(), reference)
+        loss = self.loss(logits.float(), reference, self._done())
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -336,28 +365,25 @@ class _Run:
         _log.info("going on from step %d", self.state.step)
 
 
-def _loss(config: LoopConfig) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _loss(config: LoopConfig) -> Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]:
     """Soft Dice without background plus cross-entropy, built for the classes of the logits."""
     from monai.losses import DiceCELoss
 
-    built: dict[int, nn.Module] = {}
+    built: dict[int, DiceCELoss] = {}
 
-    def loss(logits: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    def loss(logits: torch.Tensor, reference: torch.Tensor, done: float) -> torch.Tensor:
         n_classes = logits.shape[1]
         if n_classes not in built:
-            weight = None
-            if config.background_weight != 1.0:
-                weight = torch.ones(n_classes, device=logits.device)
-                weight[0] = config.background_weight
             built[n_classes] = DiceCELoss(
                 include_background=False,
                 to_onehot_y=True,
                 softmax=True,
-                weight=weight,
+                weight=torch.ones(n_classes, device=logits.device),
                 smooth_nr=config.dice_smoothing,
                 smooth_dr=config.dice_smoothing,
                 batch=config.batch_dice,
             )
+        built[n_classes].cross_entropy.weight[0] = background_weight(done, config)
         value: torch.Tensor = built[n_classes](logits, reference)
         return value
 
