@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from osteosap.evaluation.results import EvaluateConfig
-from osteosap.evaluation.scores import evaluate_cohort
+from osteosap.evaluation.cohort import evaluate_cohort
+from osteosap.evaluation.config import EvaluateConfig
 from osteosap.manifest import software_versions
 from osteosap.simulate import SimulationConfig
 from osteosap.simulated_study import simulate_to_folder

@@ -6,6 +6,7 @@ Channel names used everywhere: ``t1``, ``b1000``, ``adc`` (um2/s).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,16 +14,19 @@ from typing import ClassVar
 import numpy as np
 
 from osteosap.errors import InputError, VolumeError
+from osteosap.geometry import Array
 from osteosap.volume import Volume, read_nifti, stack, write_nifti
 
 __all__ = [
     "HANDED_OVER",
     "INPUT_CHANNELS",
+    "MAPS",
     "Exam",
     "ExamPaths",
     "StationImage",
     "find_file",
     "read_exam",
+    "read_exam_files",
     "require_file",
     "write_exam",
 ]
@@ -32,6 +36,9 @@ HANDED_OVER = "handed over"
 
 INPUT_CHANNELS = ("t1", "b1000")
 """Channels the networks read, in the order in which checkpoints record them."""
+
+MAPS: dict[str, type[np.integer]] = {"skeleton": np.uint8, "lesions": np.int32}
+"""Maps that go with the images, and their types in memory."""
 
 
 @dataclass(frozen=True)
@@ -135,20 +142,41 @@ def read_exam(folder: Path) -> Exam:
     GeometryError
         The files are on different grids.
     """
-    images = [read_nifti(require_file(folder, name), channel=name) for name in INPUT_CHANNELS]
-    adc = find_file(folder, "adc")
-    if adc:
-        images.append(read_nifti(adc, channel="adc"))
-    joined = stack([_as_float(v) for v in images])
-    maps: dict[str, Volume | None] = {}
-    for name, dtype in (("skeleton", np.uint8), ("lesions", np.int32)):
+    files = {name: require_file(folder, name) for name in INPUT_CHANNELS}
+    for name in ("adc", *MAPS):
         path = find_file(folder, name)
-        if path is None:
-            maps[name] = None
-            continue
-        volume = read_nifti(path, channel=name)
-        joined.grid.require_same(volume.grid, what=f"t1 and {name}")
-        maps[name] = Volume(volume.array.astype(dtype), volume.affine, volume.channels)
+        if path is not None:
+            files[name] = path
+    return read_exam_files(files)
+
+
+def read_exam_files(files: Mapping[str, Path]) -> Exam:
+    """Read an exam whose files lie anywhere.
+
+    Parameters
+    ----------
+    files
+        NIfTI files by name: at least one channel, and ``skeleton`` and ``lesions`` where known.
+
+    Raises
+    ------
+    InputError
+        There is no image, or a file cannot be read.
+    GeometryError
+        The files are on different grids.
+    VolumeError
+        An image holds NaN, or a map values that are no ids.
+    """
+    names = [name for name in files if name not in MAPS]
+    if not names:
+        raise InputError("an exam without an image", remedy="Give at least its t1 image")
+    joined = stack([_as_float(read_nifti(files[name], channel=name)) for name in names])
+    maps: dict[str, Volume | None] = dict.fromkeys(MAPS)
+    for name in MAPS:
+        if name in files:
+            volume = read_nifti(files[name], channel=name)
+            joined.grid.require_same(volume.grid, what=f"{names[0]} and {name}")
+            maps[name] = Volume(_as_ids(volume.array, name), volume.affine, volume.channels)
     return Exam(joined, maps["skeleton"], maps["lesions"])
 
 
@@ -188,3 +216,15 @@ def require_file(folder: Path, name: str) -> Path:
 
 def _as_float(volume: Volume) -> Volume:
     return Volume(volume.array.astype(np.float32), volume.affine, volume.channels)
+
+
+def _as_ids(array: Array, name: str) -> Array:
+    """A map in its type; values that would change are refused."""
+    ids = array.astype(MAPS[name])
+    if ids.dtype != array.dtype and (ids != array).any():
+        limit = np.iinfo(MAPS[name]).max
+        raise VolumeError(
+            f"{name} holds values that are no integers from 0 to {limit}",
+            remedy="Save class ids or instance numbers, not probabilities",
+        )
+    return ids

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from osteosap import __version__, errors
 from osteosap.cli import app
 from osteosap.cohort import CohortConfig, CohortGroup
+from osteosap.evaluation.config import EvaluateConfig
 from osteosap.exam import ExamPaths
 from osteosap.preprocess import PreprocessConfig
 from osteosap.reporting.findings import Lesion
@@ -115,6 +116,15 @@ def test_every_setting_is_described_with_its_default(reference):
 
     described = [tuple(row[:2]) for row in rows(reference["settings"], "setting")]
     assert described == list(flat(RunConfig().to_mapping()))
+
+
+def test_every_setting_of_the_evaluation_is_described_with_its_default(reference):
+    described = {row[0]: row[1] for row in rows(reference["settings"], "setting of the evaluation")}
+    for name, value in EvaluateConfig().to_mapping().items():
+        shown = described.pop(f"`{name}`")
+        if name != "froc_thresholds":  # a long list, told in words
+            assert shown == f"`{json.dumps(value)}`"
+    assert described == {}
 
 
 def test_every_command_is_described_with_its_options_and_no_other(reference):

@@ -5,9 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from osteosap.errors import ConfigError, GeometryError, VolumeError
-from osteosap.evaluation.matching import as_components, label_instances, match_lesions
+from osteosap.evaluation.matching import (
+    _label_sparse,
+    as_components,
+    label_instances,
+    match_lesions,
+)
 
 
 def _maps() -> tuple[np.ndarray, np.ndarray]:
@@ -98,3 +104,40 @@ def test_swapping_the_sides_swaps_the_matching(one: np.ndarray, other: np.ndarra
     assert there.overlaps == {(r, p): n for (p, r), n in back.overlaps.items()}
     assert sum(there.reference.values()) == np.count_nonzero(one)
     assert match_lesions(one[::-1], other[::-1]) == there
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([6, 18, 26]), st.floats(0.0, 0.6))
+def test_joining_voxels_one_by_one_numbers_components_as_scipy_does(
+    seed: int, connectivity: int, share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((7, 6, 9)) < share
+    structure = ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+    expected, _ = ndimage.label(mask, structure=structure)
+    places = np.flatnonzero(mask)
+    found = np.zeros(mask.shape, np.int32)
+    if places.size:
+        found.flat[places] = _label_sparse(places, mask.shape, structure)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(label_instances(mask, connectivity=connectivity), expected)
+
+
+def test_matching_equals_a_brute_force_loop() -> None:
+    rng = np.random.default_rng(12)
+    worst = 0
+    for _ in range(20):
+        maps = []
+        for _side in range(2):
+            smooth = ndimage.gaussian_filter(rng.standard_normal((12, 10, 14)), 1.2)
+            maps.append(label_instances(smooth > np.quantile(smooth, 0.9)))
+        found = match_lesions(*maps)
+        for r in range(1, maps[0].max() + 1):
+            for p in range(1, maps[1].max() + 1):
+                shared = int(((maps[0] == r) & (maps[1] == p)).sum())
+                worst = max(worst, abs(found.overlaps.get((r, p), 0) - shared))
+        assert found.reference == {
+            r: int((maps[0] == r).sum()) for r in range(1, maps[0].max() + 1)
+        }
+    print(f"largest difference of overlaps from brute force: {worst} voxels")
+    assert worst == 0

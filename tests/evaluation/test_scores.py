@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 
 from osteosap.errors import GeometryError, InputError, VolumeError
-from osteosap.evaluation.scores import (
-    EvaluateConfig,
-    evaluate_cohort,
-    evaluate_exam,
-    evaluate_lesions,
-)
+from osteosap.evaluation.cohort import evaluate_cohort
+from osteosap.evaluation.config import EvaluateConfig
+from osteosap.evaluation.scores import evaluate_exam, evaluate_lesions
 from osteosap.geometry import crop_grid, make_affine
 from osteosap.volume import Volume, write_nifti
 
@@ -157,8 +154,10 @@ def test_a_cohort_counts_exams_without_lesions_only_where_they_belong(tmp_path: 
     cohort = evaluate_cohort(zip(truth, output, strict=True))
     result = json.loads(json.dumps(cohort.to_mapping(), allow_nan=False))
     summary = result["summary"]["lesions_all"]
-    assert summary["sensitivity"] == {"n": 1, "median": 1.0, "mean": 1.0}
-    assert summary["false_positives_per_exam"] == {"n": 2, "median": 0.5, "mean": 0.5}
+    sensitivity = summary["sensitivity"]
+    assert (sensitivity["n"], sensitivity["n_undefined"], sensitivity["median"]) == (1, 1, 1.0)
+    false = summary["false_positives_per_exam"]
+    assert (false["n"], false["median"], false["mean"]) == (2, 0.5, 0.5)
     assert summary["f2"]["n"] == 2
     assert summary["n_exams_without_reference"] == 1
     assert summary["sensitivity_pooled"] == 1.0

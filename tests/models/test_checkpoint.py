@@ -6,11 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import osteosap
 from osteosap.errors import CheckpointError
 from osteosap.models.checkpoint import (
     Checkpoint,
     CheckpointMetadata,
     describe,
+    is_ours,
     load_checkpoint,
     load_into,
     restore_network,
@@ -18,7 +20,10 @@ from osteosap.models.checkpoint import (
     sha256_of,
 )
 from osteosap.models.networks import NetworkSpec, build_network, named_weights
+from osteosap.models.summary import rows_of_checkpoint
+from osteosap.models.transfer import encoder_state
 
+SHIPPED = sorted((Path(osteosap.__file__).parent / "models" / "weights").glob("*.safetensors"))
 SPEC = NetworkSpec(filters=(4, 8, 8), n_classes=2)
 METADATA = CheckpointMetadata(
     task="lesions",
@@ -102,6 +107,52 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_the_shipped_weights_load_and_say_what_they_are(path: Path) -> None:
+    checkpoint = load_checkpoint(path)
+    restore_network(checkpoint)
+    rows = dict(rows_of_checkpoint(checkpoint))
+    assert rows["task"] == path.stem
+    assert rows["channels"] == "t1, b1000"
+    assert "4 x 4 x 4 mm" in rows["grid"]
+    assert "simulated" in rows["training data"]
+    assert "never trained" not in rows
+
+
+def test_there_are_shipped_weights_for_both_tasks() -> None:
+    assert [p.stem for p in SHIPPED] == ["lesions", "skeleton"]
+
+
+def test_files_of_osteosap_are_told_from_others(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    assert not is_ours(path)
+    save_file({"weight": torch.zeros(3)}, path)
+    assert not is_ours(path)
+    path.write_bytes(b"\x80\x02 a pickle")
+    assert not is_ours(path)
+    save_checkpoint(_checkpoint(), path)
+    assert is_ours(path)
+
+
+def test_a_self_supervised_file_has_no_classes_and_is_no_network_to_predict_with(
+    tmp_path: Path,
+) -> None:
+    values = METADATA.to_mapping() | {"task": "self_supervised", "classes": [], "threshold": None}
+    metadata = CheckpointMetadata.from_mapping(values)
+    state = encoder_state(build_network(SPEC), SPEC)
+    path = tmp_path / "encoder.safetensors"
+    save_checkpoint(Checkpoint(SPEC, metadata, state), path, half=False)
+    read = load_checkpoint(path)
+    assert set(read.state) == set(state)
+    assert dict(rows_of_checkpoint(read))["classes"] == "none (an encoder alone)"
+    with pytest.raises(CheckpointError, match="encoder alone"):
+        restore_network(read)
+    wrong = CheckpointMetadata.from_mapping(values | {"classes": ["background", "lesion"]})
+    save_checkpoint(Checkpoint(SPEC, wrong, state), path)
+    with pytest.raises(CheckpointError, match="2 classes for 0 outputs"):
+        load_checkpoint(path)
+
+
 def test_as_many_class_names_as_outputs_are_required(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_checkpoint(_checkpoint(NetworkSpec(filters=(4, 8, 8), n_classes=5)), path)
@@ -130,3 +181,7 @@ def test_loading_counts_what_fits_and_leaves_the_network_alone_when_too_little_d
     assert report.unexpected == ("extra",)
     assert len(report.matched) + len(report.reshaped) == len(before)
     assert f"{len(report.matched)} of {len(before)}" in report.describe()
+    assert report.parameters == sum(w.numel() for w in before.values())
+    assert report.parameters_matched == sum(before[n].numel() for n in report.matched)
+    assert 0 < report.parameters_matched < report.parameters
+    assert "extra" in report.examples()

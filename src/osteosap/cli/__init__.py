@@ -17,9 +17,12 @@ import typer
 
 from osteosap import __version__
 from osteosap.cli import (
+    compare_methods,
     evaluate,
+    features,
     inspect,
     model,
+    predict,
     preprocess_cohort,
     run,
     simulate,
@@ -32,7 +35,8 @@ __all__ = ["app", "main"]
 
 _EXTRAS = {
     "pydicom": "dicom", "SimpleITK": "preprocess", "torch": "learn", "monai": "learn",
-    "safetensors": "learn", "einops": "learn", "lightning_fabric": "learn",
+    "safetensors": "learn", "einops": "learn", "lightning_fabric": "learn", "blosc2": "learn",
+    "sklearn": "explore", "tensorboard": "explore",
     "matplotlib": "report", "jinja2": "report",
 }  # fmt: skip
 
@@ -52,7 +56,10 @@ app.command()(run.run)
 app.command()(preprocess_cohort.preprocess_cohort)
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(train.app, name="train")
+app.command()(features.features)
+app.command()(predict.predict)
 app.command()(evaluate.evaluate)
+app.command()(compare_methods.compare_methods)
 app.add_typer(model.app, name="model")
 app.command()(stages.stages)
 

@@ -42,7 +42,7 @@ def set_up_logging(*, quiet: bool) -> None:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
-    """Yield a function of a line of text and a fraction done; a new text starts a new bar."""
+    """Yield a function of a line of text and a fraction done; less than before starts a new bar."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -52,13 +52,13 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
     )
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("", total=1.0)
-        text = ""
+        before = 0.0
 
         def show(message: str, fraction: float) -> None:
-            nonlocal text
-            if message != text:
+            nonlocal before
+            if fraction < before:
                 bar.reset(task, total=1.0)
-                text = message
+            before = fraction
             bar.update(task, description=message, completed=fraction)
 
         yield show

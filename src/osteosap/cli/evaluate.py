@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from osteosap.evaluation.results import CohortScores
+    from osteosap.evaluation.cohort import CohortScores
+    from osteosap.evaluation.config import EvaluateConfig
 
-__all__ = ["evaluate"]
+__all__ = ["as_text", "evaluate", "settings_of", "write_table"]
 
-OUTPUTS = ("evaluation.json", "evaluation.csv")
+OUTPUTS = ("evaluation.json", "evaluation.csv", "lesions.csv")
 
 
 def evaluate(
@@ -21,9 +22,20 @@ def evaluate(
         Path, typer.Option("--reference", help="Truth: an exam folder, or a folder of them.")
     ],
     prediction: Annotated[
-        Path, typer.Option("--prediction", help="Result folder, or a folder of them, same names.")
+        Path,
+        typer.Option(
+            "--prediction", help="Result folder, a folder of them, or of masks NAME.nii.gz."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for evaluation.json and .csv.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    probability: Annotated[
+        Path | None,
+        typer.Option("--probability", help="Probability maps, where they lie elsewhere."),
+    ] = None,
+    roi: Annotated[
+        Path | None,
+        typer.Option("--roi", help="Masks: outside them neither side counts."),
+    ] = None,
     resample: Annotated[
         bool,
         typer.Option("--resample", help="Bring a reference on another grid onto the prediction's."),
@@ -31,31 +43,44 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out references without a prediction.")
     ] = False,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Exams at once.")] = 1,
     config: Annotated[Path | None, typer.Option("--config", help="Settings (YAML).")] = None,
 ) -> None:
-    """Skeleton Dice a class; detection and Dice of lesions, all and large ones."""
-    from osteosap.cli.console import results
-    from osteosap.config import read_yaml
-    from osteosap.evaluation.results import EvaluateConfig
-    from osteosap.evaluation.scores import evaluate_cohort
-    from osteosap.manifest import require_folder, require_own, write_json
+    """Detection, Dice and surfaces of lesions, burden, free-response curves; skeleton Dice."""
+    from osteosap.cli.console import progress_bar, results
+    from osteosap.evaluation.cohort import evaluate_cohort
+    from osteosap.evaluation.pairs import find_pairs
+    from osteosap.manifest import require_folder, require_own, software_versions, write_json
 
     require_folder(out)
     require_own(out, OUTPUTS, OUTPUTS if _is_evaluation(out / OUTPUTS[0]) else ())
-    values = read_yaml(config) if config else {}
-    settings = EvaluateConfig.from_mapping(
-        values | ({"resample_reference": True} if resample else {})
+    settings = settings_of(config, resample=resample)
+    pairs, missing = find_pairs(
+        reference, prediction, probability=probability, roi=roi, allow_missing=allow_missing
     )
-    pairs, missing = exam_pairs(reference, prediction, allow_missing=allow_missing)
-    scores = evaluate_cohort(pairs, config=settings)
-    left_out = {"n": len(missing), "exams": missing}
-    content = {"references_without_prediction": left_out, **scores.to_mapping()}
+    with progress_bar() as progress:
+        scores = evaluate_cohort(pairs, config=settings, processes=processes, progress=progress)
+    content = {
+        "versions": software_versions(),
+        "references_without_prediction": {"n": len(missing), "exams": missing},
+        **scores.to_mapping(),
+    }
     write_json(out / OUTPUTS[0], content)
-    _write_table(scores.rows(), out / OUTPUTS[1])
+    write_table(scores.rows(), out / OUTPUTS[1])
+    write_table(scores.lesion_rows(), out / OUTPUTS[2])
     _print(scores)
     if missing:
         results.print(f"left out, without a prediction: {_listed(missing)}", markup=False)
     results.print(f"evaluation: {out / OUTPUTS[0]}", markup=False)
+
+
+def settings_of(config: Path | None, *, resample: bool) -> EvaluateConfig:
+    """Settings of a file, or the defaults."""
+    from osteosap.config import read_yaml
+    from osteosap.evaluation.config import EvaluateConfig
+
+    values = read_yaml(config) if config else {}
+    return EvaluateConfig.from_mapping(values | ({"resample_reference": True} if resample else {}))
 
 
 def _is_evaluation(path: Path) -> bool:
@@ -67,61 +92,13 @@ def _is_evaluation(path: Path) -> bool:
     return isinstance(content, dict) and {"settings", "summary", "exams"} <= set(content)
 
 
-def exam_pairs(
-    reference: Path, prediction: Path, *, allow_missing: bool = False
-) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """The two folders themselves, or, where they hold exams, those of equal names.
-
-    Returns
-    -------
-    pairs
-        Folders of reference and prediction.
-    missing
-        Names of the references without a prediction; empty unless ``allow_missing``.
-
-    Raises
-    ------
-    InputError
-        A folder is absent, an exam of the prediction has no reference, or the other way round.
-    """
-    from osteosap.errors import InputError
-
-    for folder in (reference, prediction):
-        if not folder.is_dir():
-            raise InputError(f"no folder {folder}", remedy="Check the path")
-    if _holds_maps(prediction):
-        return [(reference, prediction)], []
-    exams, references = (
-        {p.name for p in x.iterdir() if _holds_maps(p)} for x in (prediction, reference)
-    )
-    alone, missing = sorted(exams - references), sorted(references - exams)
-    if not exams or alone:
-        raise InputError(
-            f"{len(exams)} exams in {prediction}, {len(alone)} of them without one of the same "
-            f"name in {reference}{': ' if alone else ''}{_listed(alone)}",
-            remedy="Give two exam folders, or two folders whose exam folders have equal names",
-        )
-    if missing and not allow_missing:
-        raise InputError(
-            f"{len(missing)} of {len(references)} exams in {reference} have no prediction in "
-            f"{prediction}: {_listed(missing)}",
-            remedy="Make them, or leave these exams out of the scores with --allow-missing",
-        )
-    return [(reference / name, prediction / name) for name in sorted(exams)], missing
-
-
-def _holds_maps(folder: Path) -> bool:
-    from osteosap.exam import find_file
-
-    return any(find_file(folder, name) for name in ("skeleton", "lesions"))
-
-
 def _listed(names: list[str], most: int = 10) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
-def _write_table(rows: list[dict[str, Any]], path: Path) -> None:
+def write_table(rows: list[dict[str, Any]], path: Path) -> None:
+    """Rows as CSV, whole or not at all; columns in order of their first appearance."""
     import csv
     import io
 
@@ -142,23 +119,51 @@ def _print(scores: CohortScores) -> None:
     from osteosap.cli.console import results
 
     summary = scores.summary()
-    table = Table("measure", "median", "mean", "n")
+    table = Table("measure", "median", "quartiles", "95 % interval", "mean", "n")
     parts = {f"skeleton Dice, {k}": v for k, v in summary["skeleton_dice"].items()}
     limit = scores.config.min_volume_ml
     for key, title in (("all", "all lesions"), ("large", f"lesions >= {limit:g} mL")):
         for name, value in summary[f"lesions_{key}"].items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and "median" in value:
                 parts[f"{title}: {name.replace('_', ' ')}"] = value
     parts["global Dice"] = summary["global_dice"]
     for name, value in parts.items():
-        table.add_row(name, _text(value["median"]), _text(value["mean"]), str(value["n"]))
+        table.add_row(
+            name,
+            as_text(value["median"]),
+            f"{as_text(value['q25'])} - {as_text(value['q75'])}",
+            f"{as_text(value['ci_low'])} - {as_text(value['ci_high'])}",
+            as_text(value["mean"]),
+            str(value["n"]),
+        )
     settings = ", ".join(f"{k} {v}" for k, v in scores.config.to_mapping().items())
     results.print(f"settings: {settings}", markup=False)
     for exam in scores.exams:
         for note in exam.notes:
             results.print(f"{exam.name}: {note}", markup=False)
     results.print(table)
+    _print_pooled(summary)
 
 
-def _text(value: float | None) -> str:
+def _print_pooled(summary: dict[str, Any]) -> None:
+    """What is one number a cohort: pooled sensitivity, free-response areas, agreement."""
+    from osteosap.cli.console import results
+
+    for key, title in (("all", "all lesions"), ("large", "large lesions")):
+        part = summary[f"lesions_{key}"]
+        line = f"{title}: {as_text(part['sensitivity_pooled'])} of {part['n_reference']} detected"
+        if part["froc"]:
+            area, limit = part["froc"]["area"], part["froc"]["limit_false_positives_per_exam"]
+            line += f"; free-response area to {limit:g} false positives per exam {as_text(area)}"
+        results.print(line, markup=False)
+    burden = summary["burden"]
+    results.print(
+        f"burden: ICC(2,1) {as_text(burden['icc']['value'])}, of log10 "
+        f"{as_text(burden['icc_log']['value'])} (n {burden['icc']['n']})",
+        markup=False,
+    )
+
+
+def as_text(value: float | None) -> str:
+    """Three digits, or a dash where undefined."""
     return "-" if value is None else f"{value:.3f}"

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
+import numpy.typing as npt
+from scipy import ndimage, sparse
+from scipy.sparse import csgraph
 
 from osteosap.errors import ConfigError, GeometryError, VolumeError
 from osteosap.geometry import Array
@@ -18,6 +20,8 @@ from osteosap.geometry import Array
 __all__ = ["Matching", "as_components", "label_instances", "match_lesions"]
 
 _RANK = {6: 1, 18: 2, 26: 3}
+_SPARSE = 0.02
+"""Share of foreground up to which its voxels are joined one by one."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,15 @@ class Matching:
     def references_touching(self, prediction_id: int) -> tuple[int, ...]:
         """Ids of the reference lesions that share a voxel with a prediction."""
         return tuple(r for r, p in self.overlaps if p == prediction_id)
+
+    def with_min_iou(self, least: float) -> Matching:
+        """The same without pairs whose intersection over union is below ``least``."""
+        kept = {
+            (r, p): n
+            for (r, p), n in self.overlaps.items()
+            if n / (self.reference[r] + self.prediction[p] - n) >= least
+        }
+        return replace(self, overlaps=kept)
 
     def with_lost_references(self, ids: Iterable[int]) -> Matching:
         """The same with reference lesions of no voxel added (lost by resampling): all missed."""
@@ -81,8 +94,41 @@ def label_instances(mask: Array, *, connectivity: int = 26) -> Array:
         raise ConfigError(f"connectivity {connectivity}", remedy="Use 6, 18 or 26")
     structure = ndimage.generate_binary_structure(3, _RANK[connectivity])
     instances = np.zeros(mask.shape, np.int32)
-    ndimage.label(mask != 0, structure=structure, output=instances)
+    places = np.flatnonzero(mask)
+    if places.size > _SPARSE * mask.size:
+        ndimage.label(mask != 0, structure=structure, output=instances)
+    elif places.size:
+        instances.flat[places] = _label_sparse(places, mask.shape, structure)
     return instances
+
+
+def _label_sparse(
+    places: npt.NDArray[np.intp], shape: tuple[int, ...], structure: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int32]:
+    """Component of each foreground voxel, numbered as ``ndimage.label`` does.
+
+    Lesions fill a thousandth of a body: joining their voxels alone is several times faster than
+    a pass over the whole volume.
+    """
+    coordinates = np.stack(np.unravel_index(places, shape))
+    bounds = np.array(shape)[:, None]
+    first, second = [], []
+    for offset in np.argwhere(structure) - 1:
+        if tuple(offset) <= (0, 0, 0):
+            continue  # the other half of the neighbours says the same
+        there = coordinates + offset[:, None]
+        inside = np.flatnonzero(((there >= 0) & (there < bounds)).all(axis=0))
+        wanted = np.ravel_multi_index(tuple(there[:, inside]), shape)
+        found = np.minimum(np.searchsorted(places, wanted), places.size - 1)
+        joined = places[found] == wanted
+        first.append(inside[joined])
+        second.append(found[joined])
+    rows, columns = np.concatenate(first), np.concatenate(second)
+    graph = sparse.coo_array(
+        (np.ones(rows.size, dtype=np.int8), (rows, columns)), shape=(places.size,) * 2
+    )
+    labels = csgraph.connected_components(graph, directed=False)[1]
+    return np.asarray(labels + 1, dtype=np.int32)
 
 
 def as_components(instances: Array, *, connectivity: int = 26) -> Array:
@@ -106,7 +152,7 @@ def as_components(instances: Array, *, connectivity: int = 26) -> Array:
     matching = match_lesions(instances, components)
     n = len(matching.overlaps)
     same = n == len(matching.reference) == len(matching.prediction)
-    return instances.astype(np.int32) if same else components
+    return instances.astype(np.int32, copy=False) if same else components
 
 
 def match_lesions(reference: Array, prediction: Array) -> Matching:

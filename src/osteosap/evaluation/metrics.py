@@ -108,12 +108,30 @@ class LesionScore:
         Ids of the lesions of the other side that share a voxel with it.
     dice
         Of the lesion and the union of what it touches; 0 when it touches nothing.
+    touched_ml
+        Volume of the union of what it touches.
+    nsd, hausdorff95_mm, surface_distance_mm
+        Of the same two masks: normalised surface Dice (0 when it touches nothing), and distances
+        (NaN then). NaN where they were not asked for.
+    region
+        Bone it lies in, ``"unassigned"``, or empty without a skeleton map.
+    centre_ras_mm
+        Centre of its voxels.
+    probability_peak
+        Highest lesion probability inside it; NaN without a map.
     """
 
     id: int
     volume_ml: float
     matches: tuple[int, ...]
     dice: float
+    touched_ml: float = 0.0
+    nsd: float = math.nan
+    hausdorff95_mm: float = math.nan
+    surface_distance_mm: float = math.nan
+    region: str = ""
+    centre_ras_mm: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    probability_peak: float = math.nan
 
     @property
     def hit(self) -> bool:
@@ -143,32 +161,27 @@ def score_lesions(
     references, predictions
     """
     own = reference_volume_ml or {}
+    forward: dict[int, dict[int, int]] = {}
+    backward: dict[int, dict[int, int]] = {}
+    for (r, p), n in matching.overlaps.items():
+        forward.setdefault(r, {})[p] = n
+        backward.setdefault(p, {})[r] = n
     references = tuple(
         _score(
-            identity,
-            own.get(identity, size * voxel_volume_ml),
-            size,
-            {
-                p: (n, matching.prediction[p])
-                for (r, p), n in matching.overlaps.items()
-                if r == identity
-            },
+            identity, own.get(identity, size * voxel_volume_ml), size,
+            touched=forward.get(identity, {}), others=matching.prediction,
+            voxel_volume_ml=voxel_volume_ml,
         )
         for identity, size in matching.reference.items()
-    )
+    )  # fmt: skip
     predictions = tuple(
         _score(
-            identity,
-            size * voxel_volume_ml,
-            size,
-            {
-                r: (n, matching.reference[r])
-                for (r, p), n in matching.overlaps.items()
-                if p == identity
-            },
+            identity, size * voxel_volume_ml, size,
+            touched=backward.get(identity, {}), others=matching.reference,
+            voxel_volume_ml=voxel_volume_ml,
         )
         for identity, size in matching.prediction.items()
-    )
+    )  # fmt: skip
     return references, predictions
 
 
@@ -270,12 +283,22 @@ def mean_lesion_dice(references: Sequence[LesionScore], *, min_volume_ml: float 
 
 
 def _score(
-    identity: int, volume_ml: float, size: int, touched: dict[int, tuple[int, int]]
+    identity: int,
+    volume_ml: float,
+    size: int,
+    *,
+    touched: Mapping[int, int],
+    others: Mapping[int, int],
+    voxel_volume_ml: float,
 ) -> LesionScore:
-    shared = sum(n for n, _ in touched.values())
-    union = sum(total for _, total in touched.values())
+    shared = sum(touched.values())
+    union = sum(others[other] for other in touched)
     return LesionScore(
-        identity, volume_ml, tuple(touched), 2 * shared / (size + union) if touched else 0.0
+        identity,
+        volume_ml,
+        tuple(touched),
+        2 * shared / (size + union) if touched else 0.0,
+        union * voxel_volume_ml,
     )
 
 

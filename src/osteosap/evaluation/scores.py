@@ -1,27 +1,51 @@
-"""Score a predicted exam folder, or a cohort of them, against the known truth.
+"""Score predicted exams against the known truth: files in, results of each exam out.
 
-Reads ``skeleton.nii.gz`` and ``lesions.nii.gz`` of both folders; knows no network, so any
-method's masks can be scored.
+Knows no network, so any method's masks or probability maps can be scored.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from osteosap.errors import InputError, VolumeError
-from osteosap.evaluation.matching import as_components, match_lesions
+from osteosap.evaluation.calibration import calibrate
+from osteosap.evaluation.config import EvaluateConfig
+from osteosap.evaluation.detail import LesionMaps, add_details
+from osteosap.evaluation.froc import ThresholdCounts, count_by_threshold
+from osteosap.evaluation.matching import Matching, as_components, label_instances, match_lesions
 from osteosap.evaluation.metrics import detect, score_lesions, skeleton_dice
-from osteosap.evaluation.results import CohortScores, EvaluateConfig, ExamScores, LesionScores
-from osteosap.exam import find_file
-from osteosap.geometry import Array
+from osteosap.evaluation.pairs import Pair, pair_of_folders
+from osteosap.evaluation.results import ExamScores, LesionScores
+from osteosap.geometry import Array, Grid
 from osteosap.label_maps import resample_classes, resample_lesions
 from osteosap.volume import Volume, read_nifti
 
-__all__ = ["EvaluateConfig", "evaluate_cohort", "evaluate_exam", "evaluate_lesions"]
+__all__ = ["Extras", "evaluate_exam", "evaluate_lesions", "evaluate_pair"]
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What makes the scores of lesions richer; each may be missing.
+
+    Parameters
+    ----------
+    probability
+        Lesion probability, for free-response curves and calibration.
+    skeleton
+        Class map that names the regions of lesions.
+    roi
+        Mask outside which neither side counts.
+    """
+
+    probability: Volume | None = None
+    skeleton: Volume | None = None
+    roi: Volume | None = None
 
 
 def evaluate_exam(
@@ -36,7 +60,8 @@ def evaluate_exam(
     Parameters
     ----------
     reference_dir, prediction_dir
-        Folders with ``skeleton.nii.gz`` and/or ``lesions.nii.gz``, there or in ``exam/``.
+        Folders with ``skeleton.nii.gz`` and/or ``lesions.nii.gz``, there or in ``exam/``; the
+        prediction may hold ``lesion_probability.nii.gz``.
     config
         Settings.
     name
@@ -49,43 +74,41 @@ def evaluate_exam(
     GeometryError
         The grids differ and ``resample_reference`` is off.
     """
-    notes: list[str] = []
-    skeleton, lesions = None, None
-    maps = _pair(reference_dir, prediction_dir, "skeleton", notes)
-    if maps:
-        reference, prediction = _on_one_grid(*maps, "skeleton", config, notes)
-        skeleton = skeleton_dice(reference, prediction)
-    maps = _pair(reference_dir, prediction_dir, "lesions", notes)
-    if maps:
-        lesions = evaluate_lesions(*maps, config=config, notes=notes)
-    if skeleton is None and lesions is None:
-        raise InputError(
-            f"{reference_dir} and {prediction_dir} have neither skeleton.nii.gz nor "
-            "lesions.nii.gz in common",
-            remedy="Point to the folder of the truth and to an output folder of 'osteosap run'",
-        )
-    label = name if name is not None else prediction_dir.resolve().name
-    return ExamScores(label, skeleton, lesions, tuple(notes), config)
+    return evaluate_pair(pair_of_folders(reference_dir, prediction_dir, name=name), config=config)
 
 
-def evaluate_cohort(
-    pairs: Iterable[tuple[Path, Path]],
+def evaluate_pair(
+    pair: Pair,
     *,
     config: EvaluateConfig = EvaluateConfig(),  # noqa: B008  (frozen)
-) -> CohortScores:
-    """Score (reference folder, prediction folder) pairs; at least one.
-
-    Raises
-    ------
-    InputError
-        No pair, or one that cannot be scored.
-    """
-    exams = tuple(evaluate_exam(r, p, config=config) for r, p in pairs)
-    if not exams:
+) -> ExamScores:
+    """Score one pair of :func:`osteosap.evaluation.pairs.find_pairs`; raises as the above."""
+    notes: list[str] = []
+    skeleton, lesions = None, None
+    maps = [_read_map(p, "skeleton") for p in (pair.reference.skeleton, pair.prediction.skeleton)]
+    truth, predicted = maps
+    if truth and predicted:
+        skeleton = skeleton_dice(*_on_one_grid(truth, predicted, "skeleton", config, notes))
+    else:
+        _note_missing("skeleton", maps, notes)
+    probability = _read_probability(pair.prediction.probability)
+    reference = _read_map(pair.reference.lesions, "lesions")
+    prediction = _lesions_of(pair, probability, config, notes)
+    if reference and prediction:
+        extras = Extras(probability, truth or predicted, _read_map(pair.roi, "roi"))
+        lesions = evaluate_lesions(reference, prediction, config=config, notes=notes, extras=extras)
+    else:
+        _note_missing("lesions", [reference, prediction], notes)
+    if skeleton is None and lesions is None:
         raise InputError(
-            "no exam to evaluate", remedy="Give at least one pair of truth and output folders"
+            f"exam {pair.name}: reference and prediction have neither skeleton.nii.gz nor "
+            "lesions.nii.gz in common",
+            remedy="Point to the folder of the truth and to an output folder of 'osteosap run'; "
+            "masks are made from lesion_probability.nii.gz where 'threshold' is set",
         )
-    return CohortScores(exams, config)
+    return ExamScores(
+        pair.name, skeleton, lesions, tuple(notes), config, pair.patient or pair.name, pair.site
+    )
 
 
 def evaluate_lesions(
@@ -94,6 +117,7 @@ def evaluate_lesions(
     *,
     config: EvaluateConfig = EvaluateConfig(),  # noqa: B008  (frozen)
     notes: list[str] | None = None,
+    extras: Extras = Extras(),
 ) -> LesionScores:
     """Score lesion maps in memory.
 
@@ -107,6 +131,8 @@ def evaluate_lesions(
         One channel of integers each: instances or a mask.
     notes
         Remarks are appended here.
+    extras
+        Probability, skeleton and roi of the exam.
 
     Raises
     ------
@@ -115,11 +141,14 @@ def evaluate_lesions(
     """
     notes = [] if notes is None else notes
     parts = as_components(reference.array[0], connectivity=config.connectivity)
-    voxels = np.bincount(parts.ravel())
-    ids = [int(i) for i in np.flatnonzero(voxels) if i]
-    volumes = {i: float(voxels[i]) * reference.grid.voxel_volume_ml for i in ids}
+    if extras.roi is not None:
+        parts = _within(parts, reference.grid, extras.roi, config)
+    ids, voxels = (a.tolist() for a in np.unique(parts[parts != 0], return_counts=True))
+    volumes = {i: n * reference.grid.voxel_volume_ml for i, n in zip(ids, voxels, strict=True)}
     truth = Volume.single(parts, reference.affine, "lesions")
     moved, predicted = _on_one_grid(truth, prediction, "lesions", config, notes)
+    if extras.roi is not None:
+        predicted = np.where(_roi_on(extras.roi, prediction.grid), predicted, 0)
     components = as_components(predicted, connectivity=config.connectivity)
     matching = match_lesions(moved, components)
     lost = tuple(i for i in ids if i not in matching.reference)
@@ -128,46 +157,139 @@ def evaluate_lesions(
             f"{len(lost)} of {len(ids)} reference lesions have no voxel on the prediction's grid; "
             "they count as missed"
         )
-    references, predictions = score_lesions(
-        matching.with_lost_references(lost),
+    both = score_lesions(
+        matching.with_min_iou(config.min_iou).with_lost_references(lost),
         prediction.grid.voxel_volume_ml,
         reference_volume_ml=volumes,
     )
-    total = sum(matching.reference.values()) + sum(matching.prediction.values())
-    return LesionScores(
+    maps = LesionMaps(
+        prediction.grid,
+        moved,
+        components,
+        _skeleton_on(extras.skeleton, prediction.grid),
+        _probability_on(extras.probability, prediction.grid),
+    )
+    references, predictions = add_details(*both, maps=maps, config=config)
+    scores = LesionScores(
         references=references,
         predictions=predictions,
         all=detect(references, predictions),
         large=detect(references, predictions, min_volume_ml=config.min_volume_ml),
-        global_dice=2 * sum(matching.overlaps.values()) / total if total else math.nan,
+        global_dice=_global_dice(matching),
         lost_ids=lost,
         min_volume_ml=config.min_volume_ml,
+        empty_exam=config.empty_exam,
+    )
+    return _with_curves(scores, maps, config)
+
+
+def _with_curves(scores: LesionScores, maps: LesionMaps, config: EvaluateConfig) -> LesionScores:
+    """Free-response counts and calibration, from the probability map."""
+    probability = maps.probability
+    if probability is None:
+        return scores
+
+    def count(min_volume_ml: float) -> ThresholdCounts:
+        return count_by_threshold(
+            maps.reference,
+            probability,
+            thresholds=config.froc_thresholds,
+            min_voxels=min_volume_ml / maps.grid.voxel_volume_ml,
+            connectivity=config.connectivity,
+            mode=config.froc_mode,
+        )
+
+    return replace(
+        scores,
+        froc=count(0.0),
+        froc_large=count(config.min_volume_ml),
+        calibration=calibrate(maps.reference, probability),
     )
 
 
-def _pair(
-    reference_dir: Path, prediction_dir: Path, name: str, notes: list[str]
-) -> tuple[Volume, Volume] | None:
-    for folder in (reference_dir, prediction_dir):
-        if not folder.is_dir():
-            raise InputError(f"no folder {folder}", remedy="Check the path")
-    paths = (find_file(reference_dir, name), find_file(prediction_dir, name))
-    if paths[0] is None or paths[1] is None:
-        missing = [s for s, p in zip(("reference", "prediction"), paths, strict=True) if p is None]
-        notes.append(f"{name} not scored: no {name}.nii.gz in the {' and '.join(missing)}")
+def _global_dice(matching: Matching) -> float:
+    total = sum(matching.reference.values()) + sum(matching.prediction.values())
+    return 2 * sum(matching.overlaps.values()) / total if total else math.nan
+
+
+def _lesions_of(
+    pair: Pair, probability: Volume | None, config: EvaluateConfig, notes: list[str]
+) -> Volume | None:
+    """The predicted mask: as it is, or the probability map at the threshold that is set."""
+    if config.threshold is None:
+        return _read_map(pair.prediction.lesions, "lesions")
+    if probability is None:
+        raise InputError(
+            f"exam {pair.name}: a threshold of {config.threshold:g} is set, but there is no "
+            "lesion_probability.nii.gz",
+            remedy="Give the probability maps, or leave the threshold out to score masks",
+        )
+    notes.append(f"lesions are the voxels with a probability of at least {config.threshold:g}")
+    mask = label_instances(
+        probability.array[0] >= config.threshold, connectivity=config.connectivity
+    )
+    return Volume.single(mask, probability.affine, "lesions")
+
+
+def _within(
+    parts: npt.NDArray[np.generic], grid: Grid, roi: Volume, config: EvaluateConfig
+) -> Array:
+    """Components of what lies inside the roi."""
+    inside = np.where(_roi_on(roi, grid), parts, 0)
+    return as_components(inside, connectivity=config.connectivity)
+
+
+def _roi_on(roi: Volume, grid: Grid) -> npt.NDArray[np.bool_]:
+    mask = roi.array[0] != 0
+    return np.asarray(resample_classes(mask.astype(np.uint8), roi.grid, grid) > 0)
+
+
+def _skeleton_on(skeleton: Volume | None, grid: Grid) -> Array | None:
+    if skeleton is None:
         return None
-    return _read_map(paths[0], name), _read_map(paths[1], name)
+    return resample_classes(skeleton.array[0], skeleton.grid, grid)
 
 
-def _read_map(path: Path, name: str) -> Volume:
+def _probability_on(probability: Volume | None, grid: Grid) -> Array | None:
+    if probability is None:
+        return None
+    probability.grid.require_same(grid, what="lesion probability and predicted lesions")
+    return np.asarray(probability.array[0])
+
+
+def _note_missing(name: str, maps: Sequence[Volume | None], notes: list[str]) -> None:
+    missing = [
+        side for side, one in zip(("reference", "prediction"), maps, strict=True) if one is None
+    ]
+    notes.append(f"{name} not scored: no {name}.nii.gz in the {' and '.join(missing)}")
+
+
+def _read_probability(path: Path | None) -> Volume | None:
+    if path is None:
+        return None
+    volume = read_nifti(path, channel="lesion_probability")
+    return Volume(volume.array.astype(np.float32), volume.affine, volume.channels)
+
+
+def _read_map(path: Path | None, name: str) -> Volume | None:
+    if path is None:
+        return None
     volume = read_nifti(path, channel=name)
-    whole = np.rint(volume.array)
-    if (whole != volume.array).any() or (whole.size and whole.min() < 0):
+    array = volume.array
+    if not np.issubdtype(array.dtype, np.integer):
+        whole = np.rint(array)
+        if not np.array_equal(whole, array):  # NaN is not equal either
+            raise VolumeError(
+                f"{path} holds values that are no whole numbers from 0 on",
+                remedy="Pass a class or instance map, not probabilities",
+            )
+        array = whole.astype(np.int32)
+    if array.size and array.min() < 0:
         raise VolumeError(
             f"{path} holds values that are no whole numbers from 0 on",
             remedy="Pass a class or instance map, not probabilities",
         )
-    return Volume(whole.astype(np.int32), volume.affine, volume.channels)
+    return Volume(array, volume.affine, volume.channels)
 
 
 def _on_one_grid(

@@ -27,7 +27,14 @@ from osteosap.models.checkpoint import Checkpoint, describe, load_checkpoint, re
 from osteosap.preprocess.standardise import Standard
 from osteosap.volume import Volume
 
-__all__ = ["SegmentConfig", "Segmentation", "find_weights", "resample_probability", "segment_exam"]
+__all__ = [
+    "SegmentConfig",
+    "Segmentation",
+    "find_weights",
+    "predict_map",
+    "resample_probability",
+    "segment_exam",
+]
 
 Task = Literal["skeleton", "lesions"]
 
@@ -98,19 +105,56 @@ def segment_exam(
         wanted = _input_config(checkpoint)
         if prepared is None or wanted != settings:
             prepared, settings = prepare_images(images, wanted), wanted
-        probabilities = _infer(checkpoint, prepared, config, progress=_named(progress, task))
-        if task == "skeleton":
-            array = _class_map(probabilities, prepared.grid, images.grid)
-            array = _drop_specks(array, images.grid, config.smallest_bone_ml)
-            maps[task] = Volume.single(array, images.affine, "skeleton")
-        else:
-            lesion = resample_probability(probabilities[1], prepared.grid, images.grid)
-            maps[task] = Volume.single(lesion, images.affine, "lesion_probability")
+        maps[task] = _map_of(checkpoint, prepared, images, config, _named(progress, task))
         record[task] = describe(checkpoint) | {
             "seconds": round(time.perf_counter() - started, 2),
             "grid": prepared.grid.describe(),
         }
     return Segmentation(maps["skeleton"], maps["lesions"], record)
+
+
+def predict_map(
+    images: Volume,
+    checkpoint: Checkpoint,
+    *,
+    config: SegmentConfig,
+    progress: Callable[[str, float], None] | None = None,
+) -> Volume:
+    """What one network makes of an exam, on the grid of its images.
+
+    Parameters
+    ----------
+    images
+        Has the network's channels, and ``t1``.
+    checkpoint
+        Of a skeleton or a lesion network; the weights named in ``config`` are not looked at.
+    config
+        Windows, device, smallest bone.
+
+    Returns
+    -------
+    map
+        uint8 ``skeleton`` or float32 ``lesion_probability``.
+    """
+    prepared = prepare_images(images, _input_config(checkpoint))
+    named = _named(progress, checkpoint.metadata.task)
+    return _map_of(checkpoint, prepared, images, config, named)
+
+
+def _map_of(
+    checkpoint: Checkpoint,
+    prepared: PreparedImages,
+    images: Volume,
+    config: SegmentConfig,
+    progress: Callable[[float], None] | None,
+) -> Volume:
+    probabilities = _infer(checkpoint, prepared, config, progress=progress)
+    if checkpoint.metadata.task == "skeleton":
+        array = _class_map(probabilities, prepared.grid, images.grid)
+        array = _drop_specks(array, images.grid, config.smallest_bone_ml)
+        return Volume.single(array, images.affine, "skeleton")
+    lesion = resample_probability(probabilities[1], prepared.grid, images.grid)
+    return Volume.single(lesion, images.affine, "lesion_probability")
 
 
 def resample_probability(

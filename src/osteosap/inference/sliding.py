@@ -14,6 +14,7 @@ from torch import nn
 
 from osteosap.config import StageConfig
 from osteosap.errors import ConfigError
+from osteosap.models.precision import small_convolutions_in_float32
 
 __all__ = [
     "WindowConfig",
@@ -111,7 +112,11 @@ def predict_probabilities(
     was_training = network.training
     network.eval()
     try:
-        with torch.inference_mode(), warnings.catch_warnings():
+        with (
+            torch.inference_mode(),
+            warnings.catch_warnings(),
+            small_convolutions_in_float32(network),
+        ):
             warnings.simplefilter("ignore")  # MONAI indexes tensors in ways that torch deprecates
             blended = sliding_window_inference(
                 torch.from_numpy(joined)[None],

@@ -29,6 +29,7 @@ __all__ = [
     "CheckpointMetadata",
     "LoadReport",
     "describe",
+    "is_ours",
     "load_checkpoint",
     "load_into",
     "restore_network",
@@ -46,10 +47,13 @@ class CheckpointMetadata(StageConfig):
     ``percentiles`` and ``body_only`` describe the scaling of each channel to [0, 1], ``standard``
     the histogram standard that comes before it (None for none);
     ``threshold`` is the tuned lesion probability (None for skeleton networks); ``recipe`` is the
-    resolved training configuration.
+    resolved training configuration. A ``self_supervised`` file holds an encoder and no classes.
+    ``untrained`` names tensors that were drawn at random and never trained (a new head after an
+    import): such a network is a start for training, and is refused for prediction. ``origin``
+    says which file of another program the weights were imported from.
     """
 
-    task: Literal["skeleton", "lesions"]
+    task: Literal["skeleton", "lesions", "self_supervised"]
     classes: tuple[str, ...]
     spacing_mm: tuple[float, float, float]
     patch: tuple[int, int, int]
@@ -62,6 +66,8 @@ class CheckpointMetadata(StageConfig):
     training_data: str = ""
     n_training_exams: int = 0
     n_validation_exams: int = 0
+    n_training_people: int = 0
+    n_validation_people: int = 0
     steps: int = 0
     seed: int = 0
     code_version: str = ""
@@ -70,6 +76,8 @@ class CheckpointMetadata(StageConfig):
     validation: dict[str, float | None] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
     recipe_hash: str = ""
+    untrained: tuple[str, ...] = ()
+    origin: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,26 +104,53 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How much of a network a set of weights filled."""
+    """How much of a network a set of weights filled.
+
+    Parameters
+    ----------
+    matched, missing, reshaped
+        Names of the network's tensors that were filled, are not in the file, or have another
+        shape there.
+    unexpected
+        Names in the file that the network does not have.
+    parameters, parameters_matched
+        Numbers in all tensors that were to be filled, and in those that were.
+    """
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     reshaped: tuple[str, ...]
+    parameters: int
+    parameters_matched: int
+
+    @property
+    def total(self) -> int:
+        """Number of the network's tensors that were to be filled."""
+        return len(self.matched) + len(self.missing) + len(self.reshaped)
 
     @property
     def fraction(self) -> float:
         """Share of the network's tensors that were filled."""
-        total = len(self.matched) + len(self.missing) + len(self.reshaped)
-        return len(self.matched) / total if total else 0.0
+        return len(self.matched) / self.total if self.total else 0.0
 
     def describe(self) -> str:
         """One line with the counts."""
-        total = len(self.matched) + len(self.missing) + len(self.reshaped)
         return (
-            f"{len(self.matched)} of {total} tensors loaded, {len(self.missing)} missing, "
+            f"{len(self.matched)} of {self.total} tensors and {self.parameters_matched:,} of "
+            f"{self.parameters:,} parameters loaded, {len(self.missing)} missing, "
             f"{len(self.reshaped)} of another shape, {len(self.unexpected)} not used"
         )
+
+    def examples(self) -> str:
+        """The first name of each kind that did not fit, in brackets; empty where all fitted."""
+        kinds = (
+            ("missing", self.missing),
+            ("of another shape", self.reshaped),
+            ("not used", self.unexpected),
+        )
+        found = [f"{kind}: {names[0]}" for kind, names in kinds if names]
+        return f" (first {', '.join(found)})" if found else ""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = True) -> str:
@@ -180,7 +215,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read as safetensors ({type(error).__name__})",
-            remedy="Download or train it again; other formats are not read",
+            remedy="Download or train it again, or bring a file of another program over with "
+            "'osteosap model import'",
         ) from error
     spec, metadata = _parse_header(header, path)
     return Checkpoint(spec, metadata, state, sha256_of(path))
@@ -190,6 +226,7 @@ def load_into(
     network: nn.Module,
     state: dict[str, torch.Tensor],
     *,
+    only: tuple[str, ...] = ("",),
     skip: tuple[str, ...] = (),
     minimum_fraction: float = 1.0,
 ) -> LoadReport:
@@ -201,6 +238,8 @@ def load_into(
         Changed in place.
     state
         Name to tensor.
+    only
+        Prefixes of names that are loaded and counted (an encoder); all by default.
     skip
         Prefixes of names that stay as they are and are not counted (the head).
     minimum_fraction
@@ -211,19 +250,24 @@ def load_into(
     CheckpointError
         Fewer than ``minimum_fraction`` fitted; the network is then unchanged.
     """
-    weights = {n: w for n, w in named_weights(network).items() if not n.startswith(skip)}
-    given = {n: t for n, t in state.items() if not n.startswith(skip)}
+
+    def chosen(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {n: t for n, t in tensors.items() if n.startswith(only) and not n.startswith(skip)}
+
+    weights, given = chosen(named_weights(network)), chosen(state)
     matched = tuple(n for n, w in weights.items() if n in given and given[n].shape == w.shape)
     report = LoadReport(
         matched=matched,
         missing=tuple(n for n in weights if n not in given),
         unexpected=tuple(n for n in given if n not in weights),
         reshaped=tuple(n for n in weights if n in given and n not in set(matched)),
+        parameters=sum(w.numel() for w in weights.values()),
+        parameters_matched=sum(weights[n].numel() for n in matched),
     )
     if report.fraction < minimum_fraction:
         raise CheckpointError(
-            f"the weights do not fit the network: {report.describe()}; expected at least "
-            f"{minimum_fraction:.0%}",
+            f"the weights do not fit the network: {report.describe()}{report.examples()}; "
+            f"expected at least {minimum_fraction:.0%}",
             remedy="Use a checkpoint of the same architecture and size",
         )
     with torch.no_grad():
@@ -238,8 +282,20 @@ def restore_network(checkpoint: Checkpoint) -> nn.Module:
     Raises
     ------
     CheckpointError
-        A tensor is missing, left over or of another shape.
+        The file holds an encoder alone or weights that were never trained, or a tensor is
+        missing, left over or of another shape.
     """
+    if checkpoint.metadata.task == "self_supervised":
+        raise CheckpointError(
+            "the file holds a self-supervised encoder alone, expected a whole network",
+            remedy="Fine-tune from it first (arm ssl)",
+        )
+    if checkpoint.metadata.untrained:
+        raise CheckpointError(
+            f"{len(checkpoint.metadata.untrained)} tensors of the network were never trained "
+            f"(first: {checkpoint.metadata.untrained[0]}), expected none",
+            remedy="Fine-tune from it first; as it is, it predicts nothing of meaning",
+        )
     network = build_network(checkpoint.spec)
     report = load_into(network, checkpoint.state)
     if report.unexpected:
@@ -261,6 +317,15 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is safetensors with a description of osteosap; False for no file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return HEADER_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
@@ -271,7 +336,7 @@ def _parse_header(header: str | None, path: Path) -> tuple[NetworkSpec, Checkpoi
     if header is None:
         raise CheckpointError(
             f"{path} holds weights but no osteosap description",
-            remedy="Use a file written by osteosap; weights of other programs do not fit",
+            remedy="Bring weights of other programs over with 'osteosap model import'",
         )
     try:
         values = json.loads(header)
@@ -287,9 +352,10 @@ def _parse_header(header: str | None, path: Path) -> tuple[NetworkSpec, Checkpoi
             f"the description in {path} cannot be used ({error})",
             remedy="Use a file written by this or an older version of osteosap",
         ) from error
-    if len(metadata.classes) != spec.n_classes:
+    expected = 0 if metadata.task == "self_supervised" else spec.n_classes
+    if len(metadata.classes) != expected:
         raise CheckpointError(
-            f"{path} names {len(metadata.classes)} classes for {spec.n_classes} outputs",
+            f"{path} names {len(metadata.classes)} classes for {expected} outputs",
             remedy="The file is damaged; train it again",
         )
     spec.require_patch(metadata.patch)

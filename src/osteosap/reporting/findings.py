@@ -19,11 +19,12 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
-from osteosap.anatomy import N_CLASSES, REGIONS, UNASSIGNED, region_of
+from osteosap.anatomy import REGIONS, UNASSIGNED, region_of
 from osteosap.config import StageConfig
 from osteosap.errors import GeometryError
 from osteosap.geometry import Array, Grid
 from osteosap.manifest import write_text
+from osteosap.regions import nearest_class
 
 __all__ = [
     "DISCLAIMER",
@@ -324,30 +325,12 @@ def _measure(
 def _nearest_class(
     candidate: _Candidate, skeleton: Array, config: MeasureConfig
 ) -> tuple[int, float]:
-    """Class id (0 = none) and its distance in mm, searched in the lesion's box and around it."""
-    spacing = candidate.grid.spacing_mm
-    reach = max(config.touch_mm, config.nearest_mm)
-    wide = tuple(
-        slice(max(0, s.start - margin), min(n, s.stop + margin))
-        for s, n, margin in (
-            (s, n, int(np.ceil(reach / step)))
-            for s, n, step in zip(candidate.box, skeleton.shape, spacing, strict=True)
-        )
-    )
-    classes = skeleton[wide].astype(np.int64)
-    if not classes.any():
-        return 0, 0.0
-    outside = candidate.lesions[wide] != candidate.id
-    distance = ndimage.distance_transform_edt(outside, sampling=spacing)
-    bone = classes > 0
-    votes = np.bincount(classes[bone & (distance <= config.touch_mm)], minlength=N_CLASSES)
-    if votes.any():
-        winner = int(votes.argmax())
-    else:
-        masked = np.where(bone, distance, np.inf)
-        winner = int(classes.flat[masked.argmin()])
-    nearest = float(distance[classes == winner].min())
-    return (winner, nearest) if nearest <= reach else (0, 0.0)
+    """Class id (0 = none) and its distance in mm."""
+    return nearest_class(
+        candidate.lesions, candidate.id, candidate.box, skeleton=skeleton,
+        spacing_mm=candidate.grid.spacing_mm, touch_mm=config.touch_mm,
+        nearest_mm=config.nearest_mm,
+    )  # fmt: skip
 
 
 def _hull_corners(indices: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:

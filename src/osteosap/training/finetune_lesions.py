@@ -1,4 +1,4 @@
-"""Recipe: find lesions, from a skeleton network (arm SAP) or from random weights (baseline).
+"""Recipe: find lesions, in one of three arms (see :mod:`osteosap.training.arms`).
 
 Wuts et al. 2026, doi 10.1016/j.jbo.2026.100745.
 """
@@ -6,25 +6,36 @@ Wuts et al. 2026, doi 10.1016/j.jbo.2026.100745.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
+from lightning_fabric import Fabric
 from pydantic import Field
 from torch import nn
 
-from osteosap.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from osteosap.models.checkpoint import Checkpoint, load_checkpoint
 from osteosap.models.networks import NetworkSpec, build_network, named_weights
-from osteosap.models.transfer import parameter_groups, reset_head, transfer_skeleton
+from osteosap.models.transfer import (
+    parameter_groups,
+    reset_head,
+    transfer_encoder,
+    transfer_skeleton,
+)
+from osteosap.training.arms import Arm, ArmRates, InitialWeights, RateSearchConfig
 from osteosap.training.augmentation import AugmentationConfig
-from osteosap.training.data import load_exams
+from osteosap.training.cases import TrainingCase
+from osteosap.training.data import TrainingExam
+from osteosap.training.devices import start_fabric
 from osteosap.training.loop import LoopConfig, Progress, fit
 from osteosap.training.patches import PatchStream
 from osteosap.training.recipes import (
     RecipeConfig,
     base_metadata,
-    require_other_people,
+    load_sides,
+    loop_of,
+    save_once,
     validation_windows,
 )
 from osteosap.training.sampler import LesionSampler, LesionSamplingConfig
@@ -38,8 +49,11 @@ _log = logging.getLogger(__name__)
 class FinetuneLesionsConfig(RecipeConfig):
     """Fine-tuning for lesions.
 
-    ``head_bias`` starts the head at the class prior (background, lesion). With a skeleton
-    checkpoint its architecture is used, and ``network`` only for dropout rates.
+    ``arms`` gives single arms rates of their own; the others learn at
+    ``encoder_learning_rate`` and ``decoder_learning_rate``. ``head_bias`` starts the head at the
+    class prior (background, lesion). With weights to start from their architecture is used, and
+    ``network`` only for dropout rates and deep supervision. ``rate_search`` is read by
+    ``osteosap train rates`` alone.
     """
 
     recipe: Literal["finetune_lesions"] = "finetune_lesions"
@@ -49,16 +63,27 @@ class FinetuneLesionsConfig(RecipeConfig):
     loop: LoopConfig = LoopConfig(steps=1500, batch_size=4, warmup_steps=100)
     encoder_learning_rate: float = Field(default=4e-4, gt=0.0)
     decoder_learning_rate: float = Field(default=2e-3, gt=0.0)
+    arms: dict[Arm, ArmRates] = Field(default_factory=dict)
+    rate_search: RateSearchConfig = RateSearchConfig()
     head_bias: tuple[float, float] = (3.0, -3.0)
+
+    def rates_of(self, arm: Arm) -> ArmRates:
+        """Learning rates of an arm."""
+        everyone = ArmRates(
+            encoder_learning_rate=self.encoder_learning_rate,
+            decoder_learning_rate=self.decoder_learning_rate,
+        )
+        return self.arms.get(arm, everyone)
 
 
 def finetune_lesions(
     config: FinetuneLesionsConfig,
-    train: Sequence[Path],
-    validation: Sequence[Path],
+    train: Sequence[TrainingCase],
+    validation: Sequence[TrainingCase],
     *,
     out: Path,
-    skeleton_checkpoint: Path | None = None,
+    initial: InitialWeights | None = None,
+    fabric: Fabric | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train a lesion network and tune its threshold on the validation exams.
@@ -68,103 +93,121 @@ def finetune_lesions(
     config
         Recipe.
     train, validation
-        Exam folders with ``lesions``; no person may be on both sides.
+        Exams with a lesion map, or known to be healthy; no person may be on both sides.
     out
         Folder for ``lesions.safetensors`` and the logs.
-    skeleton_checkpoint
-        Weights to start from (arm ``sap``); None starts from random ones (arm ``baseline``).
+    initial
+        Weights to start from: decides the arm. None starts from random ones (``baseline``).
+    fabric
+        Where to run, if already started.
     progress
         Called with a line and the fraction done.
 
     Returns
     -------
     path
-        Of the weights; their metadata hold the tuned threshold (0.5 without validation exams).
+        Of the weights; their metadata hold the arm and the tuned threshold (0.5 without
+        validation exams).
 
     Raises
     ------
     TrainingError
-        There are no exams or lesions, or training collapses.
+        There are no exams or lesions, some exams cannot be learnt from, or training collapses.
     CheckpointError
-        The skeleton checkpoint does not fit.
+        The weights to start from do not fit.
     """
-    skeleton = load_checkpoint(skeleton_checkpoint) if skeleton_checkpoint else None
-    spec = _lesion_spec(config, skeleton)
+    initial = initial or InitialWeights()
+    pretrained = load_checkpoint(initial.path) if initial.path else None
+    spec = _lesion_spec(config, pretrained)
     spec.require_patch(config.patch)
-    require_other_people(train, validation)
-    cache = config.cache or out / "cache"
-    exams = load_exams(train, config.input, needs="lesions", cache=cache, progress=progress)
-    held_out = (
-        load_exams(validation, config.input, needs="lesions", cache=cache) if validation else []
+    fabric = fabric or start_fabric(config.loop)
+    exams, held_out = load_sides(
+        config, (train, validation), needs="lesions", out=out, fabric=fabric, progress=progress
     )
-    network = _start(config, spec, skeleton)
-    windows = validation_windows(config)
-
-    def validate(current: nn.Module) -> dict[str, float]:
-        return validate_lesions(
-            current, held_out, patch=config.patch, windows=windows, folders=validation
-        )[1]
-
+    network = _start(config, spec, initial.arm, pretrained)
+    rates = config.rates_of(initial.arm)
     result = fit(
         network,
         parameter_groups(
             network,
             spec,
-            encoder_rate=config.encoder_learning_rate,
-            decoder_rate=config.decoder_learning_rate,
+            encoder_rate=rates.encoder_learning_rate,
+            decoder_rate=rates.decoder_learning_rate,
         ),
-        stream=PatchStream(
-            exams,
-            LesionSampler(exams, config.patch, config=config.sampling, seed=config.loop.seed),
-            reference="lesions",
-            patch=config.patch,
-            augmentation=config.augmentation,
-            seed=config.loop.seed,
-        ),
-        config=config.loop,
+        stream=_stream(config, exams),
+        config=loop_of(config, held_out),
         out=out,
-        validate=validate if held_out else None,
+        fabric=fabric,
+        validate=_validation(config, held_out, validation) if held_out else None,
         progress=progress,
     )
     metadata = base_metadata(
         config,
         task="lesions",
         classes=("background", "lesion"),
-        n_exams=(len(exams), len(held_out)),
+        sides=(train, validation),
         result=result,
-        arm="sap" if skeleton else "baseline",
+        arm=initial.arm,
         threshold=result.validation.get("threshold", 0.5),
-        initial_weights_sha256=skeleton.sha256 if skeleton else None,
+        initial_weights_sha256=pretrained.sha256 if pretrained else None,
     )
-    path = out / "lesions.safetensors"
-    save_checkpoint(Checkpoint(spec, metadata, named_weights(network)), path, half=config.half)
-    return path
+    checkpoint = Checkpoint(spec, metadata, named_weights(network))
+    return save_once(checkpoint, out / "lesions.safetensors", half=config.half, fabric=fabric)
 
 
-def _lesion_spec(config: FinetuneLesionsConfig, skeleton: Checkpoint | None) -> NetworkSpec:
+def _stream(config: FinetuneLesionsConfig, exams: Sequence[TrainingExam]) -> PatchStream:
+    return PatchStream(
+        exams,
+        LesionSampler(exams, config.patch, config=config.sampling, seed=config.loop.seed),
+        reference="lesions",
+        patch=config.patch,
+        augmentation=config.augmentation,
+        seed=config.loop.seed,
+    )
+
+
+def _validation(
+    config: FinetuneLesionsConfig, exams: Sequence[TrainingExam], cases: Sequence[TrainingCase]
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Lesion-wise scores of whole exams on their own grids, at the threshold with the best F2."""
+    windows = validation_windows(config)
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        return validate_lesions(network, exams, patch=config.patch, windows=windows, cases=cases)[1]
+
+    return validate
+
+
+def _lesion_spec(config: FinetuneLesionsConfig, pretrained: Checkpoint | None) -> NetworkSpec:
     values = config.network.model_dump() | {"n_classes": 2}
-    if skeleton is not None:
-        rates = ("dropout", "drop_rate", "attention_drop_rate", "drop_path_rate")
-        values = skeleton.spec.model_dump() | {name: values[name] for name in rates}
-        values["n_classes"] = 2
-        if skeleton.metadata.spacing_mm != config.input.spacing_mm:
+    if pretrained is not None:
+        own = (
+            "dropout", "drop_rate", "attention_drop_rate", "drop_path_rate", "deep_supervision",
+            "n_classes",
+        )  # fmt: skip
+        values = pretrained.spec.model_dump() | {name: values[name] for name in own}
+        if pretrained.metadata.spacing_mm != config.input.spacing_mm:
             _log.warning(
-                "the skeleton network was trained at %s mm, lesions are trained at %s mm",
-                skeleton.metadata.spacing_mm,
+                "the pretrained network was trained at %s mm, lesions are trained at %s mm",
+                pretrained.metadata.spacing_mm,
                 config.input.spacing_mm,
             )
     return NetworkSpec.from_mapping(values)
 
 
 def _start(
-    config: FinetuneLesionsConfig, spec: NetworkSpec, skeleton: Checkpoint | None
+    config: FinetuneLesionsConfig, spec: NetworkSpec, arm: Arm, pretrained: Checkpoint | None
 ) -> nn.Module:
-    """The network before its first step: SAP weights or random ones, the head at the prior."""
+    """The network before its first step: the arm's weights, the head at the prior."""
     torch.manual_seed(config.loop.seed)
     network = build_network(spec)
-    if skeleton is None:
+    if pretrained is None:
         reset_head(network, spec, bias=config.head_bias)
         return network
-    report = transfer_skeleton(network, spec, skeleton=skeleton, head_bias=config.head_bias)
-    _log.info("from the skeleton network: %s", report.describe())
+    if arm == "sap":
+        report = transfer_skeleton(network, spec, skeleton=pretrained, head_bias=config.head_bias)
+    else:
+        report = transfer_encoder(network, spec, pretrained=pretrained)
+        reset_head(network, spec, bias=config.head_bias)
+    _log.info("arm %s: %s", arm, report.describe())
     return network

@@ -1,33 +1,65 @@
-"""The training loop both recipes share."""
+"""The training loop that all recipes share.
+
+One process or many, in one or several micro-batches a step; resumed exactly after any
+interruption; watched for collapse; the best weights kept.
+"""
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import logging
 import math
-import os
-import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from pydantic import Field
 from torch import nn
 
-from osteosap.config import StageConfig, canonical_hash
-from osteosap.errors import TrainingError
-from osteosap.inference.sliding import best_precision, choose_device
-from osteosap.training.patches import Batch, PatchStream
+from osteosap.errors import ConfigError, TrainingError
+from osteosap.models.precision import small_convolutions_in_float32
+from osteosap.training.alarm import CollapseAlarm
+from osteosap.training.devices import (
+    mean_over_ranks,
+    precision_of,
+    require_even_batch,
+    start_fabric,
+)
+from osteosap.training.logs import Clock, RunLog, time_left
+from osteosap.training.objectives import (
+    Batch,
+    Objective,
+    Outcome,
+    divide,
+    segmentation_objective,
+)
+from osteosap.training.patches import Stream
+from osteosap.training.schedule import (
+    FREE_SETTINGS,
+    LoopConfig,
+    background_weight,
+    rate_factor,
+    share_done,
+)
+from osteosap.training.state import (
+    STATE,
+    Best,
+    RunState,
+    load_weights,
+    named_tensors,
+    read_state,
+    seed_step,
+    take_weights,
+    weights_digest,
+    write_state,
+)
 
 __all__ = [
     "FitResult",
     "LoopConfig",
     "Progress",
+    "Validate",
     "background_weight",
     "fit",
     "rate_factor",
@@ -43,95 +75,30 @@ Progress = Callable[[str, float], None]
 Validate = Callable[[nn.Module], dict[str, float]]
 
 
-class LoopConfig(StageConfig):
-    """How a network is trained.
-
-    The learning rate rises linearly over ``warmup_steps`` and then falls as a cosine to 0 at
-    ``steps``, or at ``max_minutes`` if that comes first (the schedule then follows the clock, so
-    that it always ends; such a run is not repeatable to the bit).
-    ``batch_dice`` sums the Dice over the batch before the ratio is taken; ``background_weight``
-    is background's weight in the cross-entropy (other classes 1): below 1 keeps a network from
-    predicting background only where foreground is rare. It rises in a straight line to
-    ``final_background_weight`` at ``background_weight_until`` (a share of the run), since a weight
-    below 1 makes foreground too large at its edges. ``collapse_after`` is
-    the share of the run after which a network that still predicts background only, for
-    ``collapse_window`` steps, stops the run. 0 validates or saves only at the end. ``workers``
-    None means none on a CPU and 4 threads with a GPU.
-    """
-
-    steps: int = Field(default=3000, ge=1)
-    max_minutes: float | None = Field(default=None, gt=0.0)
-    batch_size: int = Field(default=2, ge=1)
-    warmup_steps: int = Field(default=100, ge=0)
-    optimiser: Literal["adam", "adamw"] = "adamw"
-    weight_decay: float = Field(default=1e-5, ge=0.0)
-    gradient_clip: float = Field(default=1.0, gt=0.0)
-    batch_dice: bool = True
-    dice_smoothing: float = Field(default=1e-5, gt=0.0)
-    background_weight: float = Field(default=1.0, gt=0.0)
-    final_background_weight: float = Field(default=1.0, gt=0.0)
-    background_weight_until: float = Field(default=0.5, gt=0.0, le=1.0)
-    device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    workers: int | None = Field(default=None, ge=0)
-    validate_every: int = Field(default=0, ge=0)
-    save_every: int = Field(default=200, ge=0)
-    log_every: int = Field(default=10, ge=1)
-    collapse_after: float = Field(default=0.5, ge=0.0, le=1.0)
-    collapse_window: int = Field(default=50, ge=1)
-    seed: int = Field(default=42, ge=0)
-
-
 @dataclass(frozen=True)
 class FitResult:
-    """What a run did."""
+    """What a run did.
+
+    ``validation`` belongs to the weights that the network has now: those after ``best_step``
+    steps, the last ones without ``select``.
+    """
 
     steps: int
     seconds: float
     final_loss: float
     validation: dict[str, float]
-
-
-@dataclass
-class _State:
-    """Where the run is; all of it is saved and restored."""
-
-    step: int = 0
-    seconds: float = 0.0
-    losses: deque[float] = field(default_factory=lambda: deque(maxlen=50))
-    silent_steps: int = 0
-    skipped_in_a_row: int = 0
-
-
-def rate_factor(step: int, seconds: float, config: LoopConfig) -> float:
-    """Share of the base learning rate at a step: linear warm-up times cosine to 0."""
-    warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    return warm * 0.5 * (1.0 + math.cos(math.pi * share_done(step, seconds, config)))
-
-
-def share_done(step: int, seconds: float, config: LoopConfig) -> float:
-    """Share of the schedule that is over, by steps or by the clock, whichever is further."""
-    done = step / config.steps
-    if config.max_minutes is not None:
-        done = max(done, seconds / (60.0 * config.max_minutes))
-    return min(1.0, done)
-
-
-def background_weight(done: float, config: LoopConfig) -> float:
-    """Background's weight in the cross-entropy when ``done`` of the schedule is over."""
-    way = min(1.0, done / config.background_weight_until)
-    return config.background_weight + way * (
-        config.final_background_weight - config.background_weight
-    )
+    best_step: int
 
 
 def fit(
     network: nn.Module,
     groups: list[dict[str, Any]],
     *,
-    stream: PatchStream,
+    stream: Stream,
     config: LoopConfig,
     out: Path,
+    objective: Objective | None = None,
+    fabric: Fabric | None = None,
     validate: Validate | None = None,
     progress: Progress | None = None,
 ) -> FitResult:
@@ -140,7 +107,7 @@ def fit(
     Parameters
     ----------
     network
-        Random or transferred weights.
+        Random or transferred weights, the same on every process.
     groups
         Optimiser groups with ``base_lr`` (see :func:`osteosap.models.transfer.parameter_groups`).
     stream
@@ -148,126 +115,176 @@ def fit(
     config
         Schedule, optimiser, precision.
     out
-        Folder for ``training.csv``, ``validation.csv`` and ``state.pt``; a run that finds the
-        state of an unfinished equal run goes on from there.
+        Folder for the logs and ``state.pt``, seen by all processes. A run that finds a state
+        there goes on from it, also with more steps (the schedule is then that of the new length
+        from there on); a finished one returns its result at once.
+    objective
+        What is minimised; None is Dice and cross-entropy.
+    fabric
+        Launched, from :func:`osteosap.training.devices.start_fabric`; None starts one.
     validate
-        Called with the network every ``validate_every`` steps and at the end.
+        Called with the network every ``validate_every`` steps and at the end, on every process;
+        must return the same values on each.
     progress
-        Called with a line and the fraction done.
+        Called with a line and the fraction done, on the first process.
+
+    Returns
+    -------
+    result
+        The network holds the best weights where ``select`` names a score.
 
     Raises
     ------
+    ConfigError
+        The batch cannot be divided, or ``select`` is set without ``validate``.
     TrainingError
-        The loss is not finite, or the network predicts background only.
+        The loss is not finite, the network predicts background only, or the state in ``out``
+        belongs to another run.
     """
-    run = _Run(network, groups, stream=stream, config=config, out=out)
+    fabric = fabric or start_fabric(config)
+    require_even_batch(config, fabric.world_size)
+    if config.select is not None and validate is None:
+        raise ConfigError(
+            f"select is '{config.select}', but there are no exams to validate on",
+            remedy="Give validation exams, or leave select out",
+        )
+    run = _Run(network, groups, stream=stream, config=config, out=out, fabric=fabric)
+    run.objective = objective or segmentation_objective(config)
     run.validate = validate
-    run.progress = progress
-    return run.go()
+    run.progress = progress if fabric.is_global_zero else None
+    with small_convolutions_in_float32(network):
+        return run.go()
 
 
 class _Run:
+    """One run: ``go`` restores, trains and concludes it."""
+
     def __init__(
         self,
         network: nn.Module,
         groups: list[dict[str, Any]],
         *,
-        stream: PatchStream,
+        stream: Stream,
         config: LoopConfig,
         out: Path,
+        fabric: Fabric,
     ) -> None:
         self.network = network
         self.stream = stream
         self.config = config
         self.out = out
+        self.fabric = fabric
+        self.objective = segmentation_objective(config)
         self.validate: Validate | None = None
         self.progress: Progress | None = None
-        self.state = _State()
-        device = choose_device(config.device)
-        precision = best_precision(device) if config.precision == "auto" else config.precision
-        self.workers = config.workers
-        if self.workers is None:
-            self.workers = 0 if device.type == "cpu" else 4
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints its precision
-        self.fabric = Fabric(
-            accelerator=device.type,
-            devices=1,
-            precision="bf16-mixed" if precision == "bfloat16" else "32-true",
-        )
+        self.log: RunLog | None = None
+        self.state = RunState()
+        self.alarm = CollapseAlarm(config)
+        self.rates = [group["base_lr"] for group in groups]
+        self.initial = weights_digest(network)
         kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
         optimiser = kind(groups, weight_decay=config.weight_decay)
-        self.model, self.optimiser = self.fabric.setup(network, optimiser)
-        self.loss = _loss(config)
-        rates = [group["base_lr"] for group in groups]
-        self.key = canonical_hash(
-            [config.to_mapping(), rates, stream.describe(), _weights_digest(network)]
-        )
+        self.model, self.optimiser = fabric.setup(network, optimiser)
 
     def go(self) -> FitResult:
-        self.out.mkdir(parents=True, exist_ok=True)
         self._restore()
-        torch.manual_seed(self.config.seed + self.state.step)
-        self.model.train()
-        started = time.perf_counter() - self.state.seconds
-        batches = self.stream.batches(
+        begin = self.state.step
+        try:
+            if not self._finished():
+                self._train(begin)
+            self._conclude(changed=self.state.step > begin)
+        finally:
+            if self.log is not None:
+                self.log.close()
+        best = self.state.best
+        validation = self.state.validated[1] if self.state.validated else {}
+        mean = sum(self.state.losses) / max(1, len(self.state.losses))
+        return FitResult(
             self.state.step,
+            self.state.seconds,
+            mean,
+            best.validation if best else validation,
+            best.step if best else self.state.step,
+        )
+
+    def _train(self, begin: int) -> None:
+        self.model.train()
+        clock = Clock(begin, self.state.seconds)
+        workers = self.config.workers
+        if workers is None:
+            workers = 0 if self.fabric.device.type == "cpu" else 4
+        batches = self.stream.batches(
+            begin,
             self.config.steps,
             batch_size=self.config.batch_size,
-            workers=self.workers or 0,
+            workers=workers,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
         )
         for batch in batches:
-            self._step(batch)
-            self.state.step += 1
-            self.state.seconds = time.perf_counter() - started
+            self._step(batch, clock)
             if self._finished():
                 break
             if _due(self.state.step, self.config.validate_every):
                 self._validate()
             if _due(self.state.step, self.config.save_every):
                 self._save()
-        validation = self._validate()
-        (self.out / "state.pt").unlink(missing_ok=True)
-        mean = sum(self.state.losses) / max(1, len(self.state.losses))
-        return FitResult(self.state.step, self.state.seconds, mean, validation)
 
-    def _done(self) -> float:
-        """Share of the schedule that is over."""
-        return share_done(self.state.step, self.state.seconds, self.config)
-
-    def _finished(self) -> bool:
-        limit = self.config.max_minutes
-        return self.state.step >= self.config.steps or (
-            limit is not None and self.state.seconds >= 60.0 * limit
-        )
-
-    def _step(self, batch: Batch) -> None:
-        factor = rate_factor(self.state.step, self.state.seconds, self.config)
+    def _step(self, batch: Batch, clock: Clock) -> None:
+        """Learn from one batch, then log it."""
+        step = self.state.step
+        factor = rate_factor(step, self.state.seconds, self.config)
         for group in self.optimiser.param_groups:
             group["lr"] = group["base_lr"] * factor
-        images, reference = (self.fabric.to_device(t) for t in batch)
         self.optimiser.zero_grad(set_to_none=True)
-        logits = self.model(images)
-        loss = self.loss(logits.float(), reference, self._done())
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        values = self._share(self._backward(batch), clock.seconds())
+        if not math.isfinite(values["loss"]):
             raise TrainingError(
-                f"the loss is {value} at step {self.state.step}",
+                f"the loss is {values['loss']} at step {step}",
                 remedy="Lower the learning rate or use precision float32",
             )
-        self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(
             self.model, self.optimiser, max_norm=self.config.gradient_clip, error_if_nonfinite=False
         )
         self._update(float(norm) if norm is not None else 0.0)
-        self.state.losses.append(value)
-        self._watch(logits.detach(), reference, value, factor)
+        self.state.losses.append(values["loss"])
+        self.state.step += 1
+        self.state.seconds = values.pop("seconds")
+        self._report(step, {"seconds": self.state.seconds, "rate_factor": factor} | values, clock)
+
+    def _backward(self, batch: Batch) -> list[Outcome]:
+        """Gradients of a batch, one micro-batch after the other."""
+        parts = self.config.accumulate
+        done = share_done(self.state.step, self.state.seconds, self.config)
+        outcomes = []
+        for number, part in enumerate(divide(batch, parts)):
+            seed_step(self.config.seed, self.state.step, self.fabric.global_rank, number)
+            with self.fabric.no_backward_sync(self.model, enabled=number < parts - 1):
+                outcome = self.objective(self.model, self.fabric.to_device(part), done)
+                self.fabric.backward(outcome.loss / parts)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _share(self, outcomes: list[Outcome], seconds: float) -> dict[str, float]:
+        """Means over micro-batches and processes, and the clock of the first process."""
+        rows = []
+        for outcome in outcomes:
+            row = {"loss": float(outcome.loss.detach()), **outcome.parts}
+            if outcome.predicted_foreground is not None:
+                row["predicted_foreground"] = outcome.predicted_foreground
+            if outcome.reference_foreground is not None:
+                row["reference_foreground"] = outcome.reference_foreground
+            rows.append(row)
+        values = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        values["seconds"] = seconds * self.fabric.world_size if self.fabric.is_global_zero else 0.0
+        means = mean_over_ranks(list(values.values()), self.fabric)
+        return dict(zip(values, means, strict=True))
 
     def _update(self, gradient_norm: float) -> None:
         """Step, unless the gradient is not finite.
 
         One such step, taken, turns every weight into NaN; it is left out with a warning, as loss
-        scalers for float16 do. Seen now and then in bfloat16 on a CPU; why is not known. Many in
-        a row mean that training has gone wrong.
+        scalers for float16 do. Many in a row mean that training has gone wrong.
         """
         if math.isfinite(gradient_norm):
             self.optimiser.step()
@@ -282,131 +299,145 @@ class _Run:
                 remedy="Lower the learning rate or use precision float32",
             )
 
-    def _watch(
-        self, logits: torch.Tensor, reference: torch.Tensor, loss: float, factor: float
-    ) -> None:
-        """Count, log and report; stop a run that has collapsed to background."""
-        predicted = float((logits.argmax(1) > 0).float().mean())
-        expected = float((reference > 0).float().mean())
-        if predicted > 0.0:
-            self.state.silent_steps = 0
-        elif expected > 0.0:
-            self.state.silent_steps += 1
-        step = self.state.step
-        late = step >= self.config.collapse_after * self.config.steps
-        if late and self.state.silent_steps >= self.config.collapse_window:
-            raise TrainingError(
-                f"the network predicts background only, for {self.state.silent_steps} steps up to "
-                f"step {step}: it has collapsed",
-                remedy="Lower the encoder's rate, lengthen the warm-up, start the head at the "
-                "class prior, or take more lesion patches",
-            )
-        if step % self.config.log_every == 0:
-            row = {
-                "step": step,
-                "seconds": round(self.state.seconds, 1),
-                "loss": round(loss, 5),
-                "rate_factor": round(factor, 5),
-                "predicted_foreground": round(predicted, 7),
-                "reference_foreground": round(expected, 7),
-            }
-            _append(self.out / "training.csv", row)
+    def _report(self, step: int, values: dict[str, float], clock: Clock) -> None:
+        """Log, tell, and stop a run that has collapsed to background."""
+        done = share_done(self.state.step, self.state.seconds, self.config)
+        if self.log is not None and _due(step, self.config.log_every):
+            self.log.training(step, values)
         if self.progress is not None:
             mean = sum(self.state.losses) / len(self.state.losses)
-            self.progress(f"loss {mean:.3f}", (step + 1) / self.config.steps)
+            left = time_left(clock.left(self.state.step, self.config))
+            self.progress(f"loss {mean:.3f}, {left}", done)
+        if "predicted_foreground" in values and "reference_foreground" in values:
+            predicted, reference = values["predicted_foreground"], values["reference_foreground"]
+            self.alarm.watch(step, predicted, reference, done=done)
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> None:
+        """Score the weights; keep them if they are the best so far."""
         if self.validate is None:
-            return {}
+            return
         self.model.eval()
-        values = self.validate(self.network)
+        values = {name: float(value) for name, value in self.validate(self.network).items()}
         self.model.train()
-        for name, value in values.items():
-            row = {"step": self.state.step, "metric": name, "value": round(value, 5)}
-            _append(self.out / "validation.csv", row)
-        _log.info("step %d: %s", self.state.step, values)
-        return values
+        step = self.state.step
+        self.state.validated = (step, values)
+        if self.log is not None:
+            self.log.validation(step, values)
+            _log.info("step %d: %s", step, _short(values))
+        name = self.config.select
+        if name is None:
+            return
+        if name not in values:
+            raise ConfigError(
+                f"select is '{name}', but validation gives {', '.join(values)}",
+                remedy="Choose one of these",
+            )
+        if self._is_better(values[name]):
+            self.state.best = Best(step, values, take_weights(self.network))
 
-    def _save(self) -> None:
+    def _is_better(self, value: float) -> bool:
+        """NaN is never better, of equal values the earlier one stays."""
+        if self.state.best is None:
+            return not math.isnan(value)
+        before = self.state.best.validation[str(self.config.select)]
+        return value > before if self.config.select_largest else value < before
+
+    def _conclude(self, *, changed: bool) -> None:
+        """Score and save the last weights, then take the best ones."""
+        if self.state.validated is None or self.state.validated[0] != self.state.step:
+            self._validate()
+            changed = changed or self.state.validated is not None
+        if not self.config.keep_state:
+            if self.fabric.is_global_zero:
+                (self.out / STATE).unlink(missing_ok=True)
+        elif changed:
+            size = self._save()
+            _log.info(
+                "%s (%.0f MB) is kept so that more steps can follow; it may be deleted",
+                self.out / STATE,
+                size / 1e6,
+            )
+        best = self.state.best
+        if best is not None:
+            load_weights(self.network, best.weights)
+            _log.info(
+                "the weights after %d steps have the best %s: %.4g of %d steps",
+                best.step,
+                self.config.select,
+                best.validation[str(self.config.select)],
+                self.state.step,
+            )
+        elif self.config.select is not None:
+            _log.warning("%s was never defined: the last weights are kept", self.config.select)
+
+    def _finished(self) -> bool:
+        limit = self.config.max_minutes
+        return self.state.step >= self.config.steps or (
+            limit is not None and self.state.seconds >= 60.0 * limit
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a run to be gone on with."""
+        settings = {n: v for n, v in self.config.to_mapping().items() if n not in FREE_SETTINGS}
+        describe = getattr(self.objective, "describe", None)
+        return {
+            "loop": settings,
+            "precision": precision_of(self.config),
+            "learning rates": self.rates,
+            "objective": describe() if describe else type(self.objective).__name__,
+            "stream": self.stream.describe(),
+            "initial weights": self.initial,
+        }
+
+    def _save(self) -> int:
+        """Write the state, from the first process."""
+        if not self.fabric.is_global_zero:
+            return 0
         content = {
-            "key": self.key,
-            "step": self.state.step,
-            "seconds": self.state.seconds,
-            "losses": list(self.state.losses),
-            "silent_steps": self.state.silent_steps,
-            "network": self.network.state_dict(),
+            **self.state.to_content(),
+            "alarm": self.alarm.to_state(),
+            "where": [self.fabric.world_size, self.fabric.device.type],
+            "network": named_tensors(self.network),
             "optimiser": self.optimiser.state_dict(),
         }
-        partial = self.out / f".{os.getpid()}-state.pt"
-        torch.save(content, partial)
-        partial.replace(self.out / "state.pt")
+        return write_state(self.out, content, identity=self._identity())
 
     def _restore(self) -> None:
-        path = self.out / "state.pt"
-        if not path.is_file():
-            for name in ("training.csv", "validation.csv"):
-                (self.out / name).unlink(missing_ok=True)
-            return
-        remedy = "Choose another output folder, or delete the file to start anew"
-        try:
-            content = torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch and zipfile raise many kinds for broken files
-            raise TrainingError(f"{path} cannot be read", remedy=remedy) from error
-        if content.get("key") != self.key:
+        if self.fabric.is_global_zero:
+            self.out.mkdir(parents=True, exist_ok=True)
+        self.fabric.barrier()
+        content = read_state(self.out, identity=self._identity())
+        self.fabric.barrier()  # nobody writes before all have read
+        if content is not None:
+            self._take_over(content)
+        if self.fabric.is_global_zero:
+            self.log = RunLog(self.out, step=self.state.step, tensorboard=self.config.tensorboard)
+
+    def _take_over(self, content: dict[str, Any]) -> None:
+        self.state = RunState.from_content(content)
+        if self.state.step > self.config.steps:
             raise TrainingError(
-                f"{path} belongs to a run with other settings, exams or initial weights",
-                remedy=remedy,
+                f"the run in {self.out} has done {self.state.step} steps, the settings ask for "
+                f"{self.config.steps}",
+                remedy="Raise steps, or choose another output folder",
             )
-        self.network.load_state_dict(content["network"])
+        load_weights(self.network, content["network"])
         self.optimiser.load_state_dict(content["optimiser"])
-        self.state = _State(content["step"], content["seconds"])
-        self.state.losses.extend(content["losses"])
-        self.state.silent_steps = content["silent_steps"]
+        self.alarm.restore(content["alarm"])
+        where = [self.fabric.world_size, self.fabric.device.type]
         _log.info("going on from step %d", self.state.step)
-
-
-def _loss(config: LoopConfig) -> Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]:
-    """Soft Dice without background plus cross-entropy, built for the classes of the logits."""
-    from monai.losses import DiceCELoss
-
-    built: dict[int, DiceCELoss] = {}
-
-    def loss(logits: torch.Tensor, reference: torch.Tensor, done: float) -> torch.Tensor:
-        n_classes = logits.shape[1]
-        if n_classes not in built:
-            built[n_classes] = DiceCELoss(
-                include_background=False,
-                to_onehot_y=True,
-                softmax=True,
-                weight=torch.ones(n_classes, device=logits.device),
-                smooth_nr=config.dice_smoothing,
-                smooth_dr=config.dice_smoothing,
-                batch=config.batch_dice,
+        if content["where"] != where:
+            _log.warning(
+                "this run goes on with %d processes on %s after %d on %s: equal to an unbroken one "
+                "to rounding only",
+                *where,
+                *content["where"],
             )
-        built[n_classes].cross_entropy.weight[0] = background_weight(done, config)
-        value: torch.Tensor = built[n_classes](logits, reference)
-        return value
-
-    return loss
-
-
-def _weights_digest(network: nn.Module) -> str:
-    """SHA-256 of the initial weights: architecture, seed, head and pretrained weights at once."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _append(path: Path, row: Mapping[str, object]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+def _short(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())

@@ -14,16 +14,19 @@ from pydantic import Field
 from torch import nn
 
 from osteosap.anatomy import N_CLASSES, REGIONS
-from osteosap.models.checkpoint import Checkpoint, save_checkpoint
+from osteosap.models.checkpoint import Checkpoint
 from osteosap.models.networks import NetworkSpec, build_network, named_weights
 from osteosap.models.transfer import parameter_groups
-from osteosap.training.data import load_exams
+from osteosap.training.cases import TrainingCase
+from osteosap.training.devices import start_fabric
 from osteosap.training.loop import Progress, fit
 from osteosap.training.patches import PatchStream
 from osteosap.training.recipes import (
     RecipeConfig,
     base_metadata,
-    require_other_people,
+    load_sides,
+    loop_of,
+    save_once,
     validation_windows,
 )
 from osteosap.training.sampler import SkeletonSampler, SkeletonSamplingConfig
@@ -43,8 +46,8 @@ class PretrainSkeletonConfig(RecipeConfig):
 
 def pretrain_skeleton(
     config: PretrainSkeletonConfig,
-    train: Sequence[Path],
-    validation: Sequence[Path],
+    train: Sequence[TrainingCase],
+    validation: Sequence[TrainingCase],
     *,
     out: Path,
     progress: Progress | None = None,
@@ -56,7 +59,7 @@ def pretrain_skeleton(
     config
         Recipe.
     train, validation
-        Exam folders with ``skeleton``; no person may be on both sides.
+        Exams with a skeleton map; no person may be on both sides.
     out
         Folder for ``skeleton.safetensors`` and the logs.
     progress
@@ -70,15 +73,13 @@ def pretrain_skeleton(
     Raises
     ------
     TrainingError
-        There are no exams, one lacks its skeleton, or training fails.
+        There are no exams, some cannot be learnt from, or training fails.
     """
     spec = NetworkSpec(**(config.network.model_dump() | {"n_classes": N_CLASSES}))
     spec.require_patch(config.patch)
-    require_other_people(train, validation)
-    cache = config.cache or out / "cache"
-    exams = load_exams(train, config.input, needs="skeleton", cache=cache, progress=progress)
-    held_out = (
-        load_exams(validation, config.input, needs="skeleton", cache=cache) if validation else []
+    fabric = start_fabric(config.loop)
+    exams, held_out = load_sides(
+        config, (train, validation), needs="skeleton", out=out, fabric=fabric, progress=progress
     )
     torch.manual_seed(config.loop.seed)
     network = build_network(spec)
@@ -103,8 +104,9 @@ def pretrain_skeleton(
             augmentation=config.augmentation,
             seed=config.loop.seed,
         ),
-        config=config.loop,
+        config=loop_of(config, held_out),
         out=out,
+        fabric=fabric,
         validate=validate if held_out else None,
         progress=progress,
     )
@@ -112,9 +114,8 @@ def pretrain_skeleton(
         config,
         task="skeleton",
         classes=("background", *(region.name for region in REGIONS)),
-        n_exams=(len(exams), len(held_out)),
+        sides=(train, validation),
         result=result,
     )
-    path = out / "skeleton.safetensors"
-    save_checkpoint(Checkpoint(spec, metadata, named_weights(network)), path, half=config.half)
-    return path
+    checkpoint = Checkpoint(spec, metadata, named_weights(network))
+    return save_once(checkpoint, out / "skeleton.safetensors", half=config.half, fabric=fabric)

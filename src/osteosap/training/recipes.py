@@ -1,40 +1,51 @@
-"""What the recipes share: common settings, metadata of the result, reading a recipe file."""
+"""What the recipes share: common settings, loading of the exams, metadata of the result."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from lightning_fabric import Fabric
 from pydantic import Field, model_validator
 
 import osteosap
 from osteosap.config import StageConfig, canonical_hash
-from osteosap.errors import TrainingError
 from osteosap.inference.prepare import InputConfig
 from osteosap.inference.sliding import WindowConfig
-from osteosap.models.checkpoint import CheckpointMetadata
+from osteosap.models.checkpoint import Checkpoint, CheckpointMetadata, save_checkpoint
 from osteosap.models.networks import NetworkSpec
 from osteosap.training.augmentation import AugmentationConfig
-from osteosap.training.loop import FitResult, LoopConfig
+from osteosap.training.cases import TrainingCase, require_cases, require_other_people
+from osteosap.training.data import TrainingExam, load_exams
+from osteosap.training.loop import FitResult, LoopConfig, Progress
 
 __all__ = [
     "RecipeConfig",
+    "are_simulated",
     "base_metadata",
     "git_sha",
-    "require_other_people",
+    "load_sides",
+    "loop_of",
+    "save_once",
     "validation_windows",
 ]
+
+_log = logging.getLogger(__name__)
+
+SIMULATED = "simulated whole-body MRI (osteosap simulator); no patient data"
 
 
 class RecipeConfig(StageConfig):
     """Settings of every recipe.
 
-    ``training_data`` is written into the weights: say what the exams are. ``half`` stores
-    float16. ``validation_overlap`` is that of the windows during validation. ``cache`` is the
-    folder of prepared exams; None means ``cache`` in the output folder.
+    ``training_data`` is written into the weights: say what the exams are; None says that they are
+    simulated where they are, and that they are not described otherwise. ``half`` stores float16.
+    ``validation_overlap`` is that of the windows during validation. ``cache`` is the folder of
+    prepared exams; None means ``cache`` in the output folder.
     """
 
     network: NetworkSpec = NetworkSpec()
@@ -45,7 +56,7 @@ class RecipeConfig(StageConfig):
     validation_overlap: float = Field(default=0.25, ge=0.0, lt=1.0)
     half: bool = True
     cache: Path | None = None
-    training_data: str = "simulated whole-body MRI (osteosap simulator); no patient data"
+    training_data: str | None = None
 
     @model_validator(mode="after")
     def _the_network_reads_what_is_prepared(self) -> Self:
@@ -57,31 +68,6 @@ class RecipeConfig(StageConfig):
         return self
 
 
-def require_other_people(train: Sequence[Path], validation: Sequence[Path]) -> None:
-    """Refuse an exam, or a simulated person (seed in ``exam.json``), on both sides.
-
-    Raises
-    ------
-    TrainingError
-        The same folder or seed is in both lists.
-    """
-    both = {p.resolve() for p in train} & {p.resolve() for p in validation}
-    seeds = [{_seed_of(p) for p in side} - {None} for side in (train, validation)]
-    if both or seeds[0] & seeds[1]:
-        raise TrainingError(
-            f"{len(both) or len(seeds[0] & seeds[1])} exams are both trained and validated on",
-            remedy="Keep every person on one side",
-        )
-
-
-def _seed_of(folder: Path) -> int | None:
-    try:
-        seed = json.loads((folder / "exam.json").read_text()).get("seed")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return seed if isinstance(seed, int) else None
-
-
 def validation_windows(config: RecipeConfig) -> WindowConfig:
     """Windows of the validation, on the device of the training."""
     return WindowConfig(
@@ -91,19 +77,78 @@ def validation_windows(config: RecipeConfig) -> WindowConfig:
     )
 
 
+def load_sides(
+    config: RecipeConfig,
+    sides: tuple[Sequence[TrainingCase], Sequence[TrainingCase]],
+    *,
+    needs: str,
+    out: Path,
+    fabric: Fabric,
+    progress: Progress | None = None,
+) -> tuple[list[TrainingExam], list[TrainingExam]]:
+    """Check all cases of both sides, prepare them once, open them.
+
+    Parameters
+    ----------
+    config
+        Says how exams are prepared and where prepared ones are kept.
+    sides
+        Cases to learn from, and cases of other people to validate on (perhaps none).
+    needs
+        ``"skeleton"``, ``"lesions"`` or ``"images"``: what every case must have.
+    out
+        Output folder of the run.
+    fabric
+        Its first process prepares; the others wait and open.
+    progress
+        Called with a line and the fraction done.
+
+    Raises
+    ------
+    TrainingError
+        There is nothing to learn from, a case has problems (all are listed), or a person is on
+        both sides.
+    """
+    train, validation = sides
+    require_other_people(train, validation)
+    store = config.cache or out / "cache"
+    with fabric.rank_zero_first():
+        for side in (train, validation) if validation else (train,):
+            require_cases(
+                side,
+                needs=needs,
+                channels=config.input.channels,
+                progress=progress,
+                sound=store / "sound.json",
+            )
+        exams = load_exams(
+            [*train, *validation], config.input, needs=needs, store=store, progress=progress
+        )
+    return exams[: len(train)], exams[len(train) :]
+
+
+def loop_of(config: RecipeConfig, held_out: Sequence[TrainingExam]) -> LoopConfig:
+    """The loop's settings; without held-out exams the last weights are kept."""
+    if held_out or config.loop.select is None:
+        return config.loop
+    _log.warning("no validation exams: the last weights are kept, not the best")
+    return config.loop.model_copy(update={"select": None})
+
+
 def base_metadata(
     config: RecipeConfig,
     *,
     task: str,
     classes: Sequence[str],
-    n_exams: tuple[int, int],
+    sides: tuple[Sequence[TrainingCase], Sequence[TrainingCase]],
     result: FitResult,
     **more: Any,
 ) -> CheckpointMetadata:
-    """Metadata of a trained network; ``n_exams`` are those trained on and validated on."""
+    """Metadata of a trained network; ``sides`` are the cases trained on and validated on."""
     recipe = config.to_mapping()
     recipe.pop("cache", None)  # a private folder
     recipe.pop("network", None)  # the checkpoint's spec says what was built
+    simulated = are_simulated([*sides[0], *sides[1]])
     values = {
         "task": task,
         "classes": list(classes),
@@ -111,10 +156,12 @@ def base_metadata(
         "patch": config.patch,
         "percentiles": config.input.percentiles,
         "standard": config.input.standard.to_mapping() if config.input.standard else None,
-        "training_data": config.training_data,
-        "n_training_exams": n_exams[0],
-        "n_validation_exams": n_exams[1],
-        "steps": result.steps,
+        "training_data": config.training_data or (SIMULATED if simulated else "not described"),
+        "n_training_exams": len(sides[0]),
+        "n_validation_exams": len(sides[1]),
+        "n_training_people": _count_people(sides[0]),
+        "n_validation_people": _count_people(sides[1]),
+        "steps": result.best_step,
         "seed": config.loop.seed,
         "code_version": osteosap.__version__,
         "git_sha": git_sha(Path(__file__).resolve().parents[3]),
@@ -126,6 +173,36 @@ def base_metadata(
         "recipe_hash": canonical_hash(recipe),
     }
     return CheckpointMetadata.from_mapping(values | more)
+
+
+def are_simulated(cases: Sequence[TrainingCase]) -> bool:
+    """Whether the simulator made every case (its ``exam.json`` beside the images says so)."""
+    return bool(cases) and all(_is_simulated(case) for case in cases)
+
+
+def _is_simulated(case: TrainingCase) -> bool:
+    folders = {path.parent for path in case.images.values()}
+    try:
+        return all(
+            json.loads((folder / "exam.json").read_text()).get("simulated") is True
+            for folder in folders
+        )
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _count_people(cases: Sequence[TrainingCase]) -> int:
+    """People behind the cases; a case of an unknown person counts as one of its own."""
+    known = {case.person for case in cases if case.person is not None}
+    return len(known) + sum(case.person is None for case in cases)
+
+
+def save_once(checkpoint: Checkpoint, path: Path, *, half: bool, fabric: Fabric) -> Path:
+    """Write the weights from the first process; all wait until they are there."""
+    if fabric.is_global_zero:
+        save_checkpoint(checkpoint, path, half=half)
+    fabric.barrier()
+    return path
 
 
 def git_sha(root: Path) -> str | None:

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from osteosap.anatomy import N_CLASSES
 from osteosap.config import StageConfig
 from osteosap.errors import TrainingError
 from osteosap.training.data import TrainingExam
+from osteosap.training.places import BRIGHT_FROM, Runs
+from osteosap.training.store import VoxelArray
 
 __all__ = [
     "LesionSampler",
@@ -56,18 +57,24 @@ class Sampler(Protocol):
         ...
 
 
-def cut(array: npt.NDArray[Any], start: Shape, patch: Shape) -> npt.NDArray[Any]:
+def cut(array: VoxelArray, start: Shape, patch: Shape) -> npt.NDArray[Any]:
     """Copy a patch (..., I, J, K) that may reach over the border; zeros there."""
+    shape = array.shape[-3:]
+    inside = [
+        (max(0, first), min(n, first + side))
+        for first, side, n in zip(start, patch, shape, strict=True)
+    ]
+    if any(high <= low for low, high in inside):
+        return np.zeros((*array.shape[:-3], *patch), dtype=array.dtype)
+    i, j, k = (slice(low, high) for low, high in inside)
+    values = np.array(array[..., i, j, k])
+    if values.shape[-3:] == tuple(patch):
+        return values
     result = np.zeros((*array.shape[:-3], *patch), dtype=array.dtype)
-    source: list[slice] = []
-    target: list[slice] = []
-    for first, side, n in zip(start, patch, array.shape[-3:], strict=True):
-        low, high = max(0, first), min(n, first + side)
-        if high <= low:
-            return result
-        source.append(slice(low, high))
-        target.append(slice(low - first, high - first))
-    result[..., target[0], target[1], target[2]] = array[..., source[0], source[1], source[2]]
+    i, j, k = (
+        slice(low - first, high - first) for (low, high), first in zip(inside, start, strict=True)
+    )
+    result[..., i, j, k] = values
     return result
 
 
@@ -86,15 +93,21 @@ def _random_start(
     return start[0], start[1], start[2]
 
 
+def _centre(place: int, shape: Shape) -> npt.NDArray[np.int_]:
+    return np.array(np.unravel_index(place, shape))
+
+
 class SkeletonSamplingConfig(StageConfig):
     """``foreground`` is the share of patches drawn for a class, each class equally often."""
 
     foreground: float = Field(default=0.8, ge=0.0, le=1.0)
-    voxels_per_class: int = Field(default=1000, ge=1)
 
 
 class SkeletonSampler:
     """Class-balanced patches: each bone class is the target equally often.
+
+    A patch of a class is drawn for any of the exams that have the class, each equally often, and
+    there for any of its voxels.
 
     Parameters
     ----------
@@ -106,6 +119,11 @@ class SkeletonSampler:
         Shares.
     seed
         Of the whole run.
+
+    Raises
+    ------
+    TrainingError
+        An exam has no skeleton map, or none holds bone.
     """
 
     def __init__(
@@ -120,39 +138,33 @@ class SkeletonSampler:
         self.config = config
         self.seed = seed
         self.shapes = [exam.grid.shape for exam in exams]
-        self.voxels: dict[int, list[tuple[int, npt.NDArray[np.int_]]]] = {}
-        generator = np.random.default_rng([seed, 0])
+        self.places: dict[int, list[tuple[int, Runs]]] = {}
         for number, exam in enumerate(exams):
             if exam.skeleton is None:
                 raise TrainingError(
                     "an exam without skeleton map", remedy="Leave it out of skeleton training"
                 )
-            for class_id in range(N_CLASSES):
-                hits = np.flatnonzero(
-                    exam.skeleton == class_id if class_id else exam.body & (exam.skeleton == 0)
-                )
-                if hits.size:
-                    kept = generator.permutation(hits)[: config.voxels_per_class]
-                    self.voxels.setdefault(class_id, []).append((number, kept))
-        if set(self.voxels) <= {0}:
+            for class_id, runs in exam.index.classes.items():
+                self.places.setdefault(class_id, []).append((number, runs))
+        self.bones = sorted(c for c in self.places if c > 0)
+        if not self.bones:
             raise TrainingError(
                 "no bone in any skeleton map", remedy="Check the skeleton maps of the exams"
             )
 
     def draw(self, step: int, batch_size: int) -> list[PatchPlace]:
-        """Places of the patches of one step."""
+        """Places of the patches of one step, over all ranks."""
         generator = np.random.default_rng([self.seed, 1, step])
         return [self._one(generator) for _ in range(batch_size)]
 
     def _one(self, generator: np.random.Generator) -> PatchPlace:
-        bones = sorted(c for c in self.voxels if c > 0)
-        wanted = int(generator.choice(bones))
-        if 0 in self.voxels and generator.random() >= self.config.foreground:
+        wanted = int(generator.choice(self.bones))
+        if 0 in self.places and generator.random() >= self.config.foreground:
             wanted = 0
-        choices = self.voxels[wanted]
-        exam, voxels = choices[int(generator.integers(len(choices)))]
+        choices = self.places[wanted]
+        exam, runs = choices[int(generator.integers(len(choices)))]
         shape = self.shapes[exam]
-        centre = np.array(np.unravel_index(int(generator.choice(voxels)), shape))
+        centre = _centre(runs.draw(generator), shape)
         return PatchPlace(exam, _random_start(generator, centre, shape, patch=self.patch))
 
 
@@ -166,12 +178,17 @@ class LesionSamplingConfig(StageConfig):
 
     background_ratio: float = Field(default=0.67, ge=0.0)
     hard: float = Field(default=0.5, ge=0.0, le=1.0)
-    bright_quantile: float = Field(default=0.95, gt=0.0, lt=1.0)
+    bright_quantile: float = Field(default=0.95, ge=BRIGHT_FROM, lt=1.0)
     tries: int = Field(default=10, ge=1)
 
 
 class LesionSampler:
     """Every lesion exactly once an epoch, and newly drawn background patches.
+
+    The epochs follow each other without a gap; a step takes the next ``batch_size`` patches, and
+    of these rank ``r`` of ``n`` takes each ``n``-th from the ``r``-th on. So the ranks together
+    see each lesion once, also where a batch reaches into the next epoch. A lesion's patch holds a
+    random voxel of it at a random place: a lesion longer than the patch is covered over epochs.
 
     Parameters
     ----------
@@ -183,6 +200,11 @@ class LesionSampler:
         Shares.
     seed
         Of the whole run; the patches of an epoch depend on it and the epoch alone.
+
+    Raises
+    ------
+    TrainingError
+        An exam has no lesion map, or none holds a lesion.
 
     References
     ----------
@@ -201,15 +223,14 @@ class LesionSampler:
         self.patch = patch
         self.config = config
         self.seed = seed
-        self.lesions: list[tuple[int, int, npt.NDArray[np.int_]]] = []
-        self.bright: list[npt.NDArray[np.int_]] = []
-        for number, exam in enumerate(exams):
-            lesions = _lesions_of(exam)
-            hits = np.flatnonzero(lesions)
-            ids = lesions.ravel()[hits]
-            for lesion in np.unique(ids):
-                self.lesions.append((number, int(lesion), hits[ids == lesion]))
-            self.bright.append(_bright_voxels(exam, config.bright_quantile))
+        if any(exam.lesions is None for exam in exams):
+            raise TrainingError(
+                "an exam without lesion map", remedy="Leave it out of lesion training"
+            )
+        self.lesions = [
+            (exam, number) for exam, e in enumerate(exams) for number in range(len(e.index.lesions))
+        ]
+        """Exam, and place in the exam's list of lesions."""
         if not self.lesions:
             raise TrainingError(
                 f"no lesion in any of {len(exams)} exams", remedy="Add exams with lesions"
@@ -226,54 +247,44 @@ class LesionSampler:
         if self._epoch is not None and self._epoch[0] == number:
             return self._epoch[1]
         generator = np.random.default_rng([self.seed, number])
-        places = []
-        for exam, lesion, voxels in self.lesions:
-            shape = self.exams[exam].grid.shape
-            centre = np.array(np.unravel_index(int(generator.choice(voxels)), shape))
-            start = _random_start(generator, centre, shape, patch=self.patch)
-            places.append(PatchPlace(exam, start, lesion))
+        places = [self._lesion(generator, exam, lesion) for exam, lesion in self.lesions]
         places += [self._background(generator) for _ in range(self.epoch_length - len(places))]
         shuffled = [places[i] for i in generator.permutation(len(places))]
         self._epoch = (number, shuffled)
         return shuffled
 
     def draw(self, step: int, batch_size: int) -> list[PatchPlace]:
-        """Places of the patches of one step: the epochs one after the other, none lost."""
+        """Places of the patches of one step over all ranks: epoch after epoch, none lost."""
         result = []
         for flat in range(step * batch_size, (step + 1) * batch_size):
             number, position = divmod(flat, self.epoch_length)
             result.append(self.epoch(number)[position])
         return result
 
+    def _lesion(self, generator: np.random.Generator, exam: int, number: int) -> PatchPlace:
+        index = self.exams[exam].index
+        centre = _centre(int(generator.choice(index.lesion_voxels(number))), index.shape)
+        start = _random_start(generator, centre, index.shape, patch=self.patch)
+        return PatchPlace(exam, start, index.lesions[number].id)
+
     def _background(self, generator: np.random.Generator) -> PatchPlace:
+        """A patch of any exam that holds no lesion, or the fewest lesion voxels of some tries."""
         exam = int(generator.integers(len(self.exams)))
-        shape = self.exams[exam].grid.shape
-        lesions = _lesions_of(self.exams[exam])
-        voxels = self.bright[exam]
-        if generator.random() >= self.config.hard or not voxels.size:
-            voxels = np.flatnonzero(self.exams[exam].body)
+        index = self.exams[exam].index
+        hard = generator.random() < self.config.hard
+        bright = index.bright(self.config.bright_quantile) if hard else None
         best: tuple[int, Shape] | None = None
         for _ in range(self.config.tries):
-            centre = np.array(np.unravel_index(int(generator.choice(voxels)), shape))
-            start = _random_start(generator, centre, shape, patch=self.patch)
-            held = int(np.count_nonzero(cut(lesions, start, self.patch)))
+            if bright is not None and bright.size:
+                place = int(bright[int(generator.integers(bright.size))])
+            else:
+                place = index.body.draw(generator)
+            start = _random_start(
+                generator, _centre(place, index.shape), index.shape, patch=self.patch
+            )
+            held = index.lesion_voxels_in(start, self.patch)
             if best is None or held < best[0]:
                 best = (held, start)
             if held == 0:
                 break
         return PatchPlace(exam, best[1] if best else (0, 0, 0))
-
-
-def _lesions_of(exam: TrainingExam) -> npt.NDArray[np.int32]:
-    if exam.lesions is None:
-        raise TrainingError("an exam without lesion map", remedy="Leave it out of lesion training")
-    return exam.lesions
-
-
-def _bright_voxels(exam: TrainingExam, quantile: float) -> npt.NDArray[np.int_]:
-    """Voxels of the body that are bright on b1000 and no lesion."""
-    if "b1000" not in exam.channels:
-        return np.empty(0, dtype=np.int_)
-    bright = exam.images[exam.channels.index("b1000")].astype(np.float32)
-    limit = float(np.quantile(bright[exam.body], quantile))
-    return np.flatnonzero((bright >= limit) & exam.body & (_lesions_of(exam) == 0))

@@ -1,23 +1,28 @@
-"""Scores of whole held-out exams during training, and the tuned lesion threshold."""
+"""Scores of whole held-out exams during training, and the tuned lesion threshold.
+
+With several processes each takes every n-th exam; the numbers of all are brought together, so that
+every process returns the same scores as one alone.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+import torch
+from torch import distributed, nn
 
-from osteosap.evaluation.matching import match_lesions
+from osteosap.errors import TrainingError
+from osteosap.evaluation.matching import as_components, match_lesions
 from osteosap.evaluation.metrics import Detection, detect, score_lesions, skeleton_dice
-from osteosap.exam import require_file
 from osteosap.inference.candidates import CandidateConfig, extract_lesions
 from osteosap.inference.predict import resample_probability
 from osteosap.inference.sliding import WindowConfig, predict_probabilities
+from osteosap.training.cases import TrainingCase
 from osteosap.training.data import TrainingExam
 from osteosap.volume import read_nifti
 
@@ -35,16 +40,39 @@ def validate_skeleton(
     windows: WindowConfig,
     n_classes: int,
 ) -> dict[str, float]:
-    """Mean Dice over exams, per class and merged, on the network's grid; NaN where undefined."""
-    scores: dict[str, list[float]] = {}
-    for exam in exams:
+    """Mean Dice over exams, per class and merged, on the network's grid.
+
+    Parameters
+    ----------
+    network
+        On the device it is to run on (that of ``windows`` is not looked at).
+    exams
+        Prepared exams with skeleton maps.
+    patch, windows
+        As in inference.
+    n_classes
+        Outputs of the network.
+
+    Returns
+    -------
+    scores
+        ``dice_<region>``, ``dice_merged`` and ``dice_mean`` (of the regions); NaN where undefined.
+    """
+    empty = np.zeros((1, 1, 1), dtype=np.uint8)
+    names = list(skeleton_dice(empty, empty))
+    rows: dict[int, list[float]] = {}
+    for number in _own(len(exams)):
+        exam = exams[number]
+        if exam.skeleton is None:
+            raise _no_reference("skeleton")
         probabilities = _predict(network, exam, patch, windows, n_classes=n_classes)
         prediction = probabilities.argmax(axis=0).astype(np.uint8)
-        if exam.skeleton is None:
-            continue
-        for name, value in skeleton_dice(exam.skeleton, prediction).items():
-            scores.setdefault(name, []).append(value)
-    return {f"dice_{name}": _mean(values) for name, values in scores.items()}
+        values = skeleton_dice(np.asarray(exam.skeleton), prediction)
+        rows[number] = [values[name] for name in names]
+    table = _together(rows, (len(exams), len(names)), device=_device_of(network))
+    scores = {f"dice_{name}": _mean(table[:, i]) for i, name in enumerate(names)}
+    scores["dice_mean"] = _mean([v for name, v in scores.items() if name != "dice_merged"])
+    return scores
 
 
 def validate_lesions(
@@ -53,41 +81,36 @@ def validate_lesions(
     *,
     patch: tuple[int, int, int],
     windows: WindowConfig,
-    folders: Sequence[Path] | None = None,
+    cases: Sequence[TrainingCase] | None = None,
 ) -> tuple[float, dict[str, float]]:
     """Tuned threshold, and scores of held-out exams at it.
 
     Parameters
     ----------
     network
-        Two classes.
+        Two classes; on the device it is to run on (that of ``windows`` is not looked at).
     exams
         Prepared exams with lesions.
     patch, windows
         As in inference.
-    folders
-        Exam folders, one an exam: the probability is then carried to the exam's own grid and
-        scored there, as the main job does it. None scores on the network's grid.
+    cases
+        Where the exams came from, one an exam: the probability is then carried to the exam's own
+        grid and scored there, as the main job does it. None scores on the network's grid.
 
     Returns
     -------
     threshold, scores
         See :func:`tune_threshold`.
     """
-
-    def cases() -> Iterator[Case]:
-        for number, exam in enumerate(exams):
-            if exam.lesions is None:
-                continue
-            probability = _predict(network, exam, patch, windows, n_classes=2)[1]
-            if folders is None:
-                yield Case(exam.lesions, probability, exam.grid.voxel_volume_ml)
-                continue
-            own = read_nifti(require_file(folders[number], "lesions"), channel="lesions")
-            moved = resample_probability(probability, exam.grid, own.grid)
-            yield Case(own.array[0].astype(np.int32), moved, own.grid.voxel_volume_ml)
-
-    return tune_threshold(cases())
+    rows: dict[int, list[float]] = {}
+    for number in _own(len(exams)):
+        exam = exams[number]
+        probability = _predict(network, exam, patch, windows, n_classes=2)[1]
+        case = cases[number] if cases is not None else None
+        rows[number] = _flat(_case(exam, probability, case), THRESHOLDS)
+    width = len(_candidates(THRESHOLDS)) * len(_Numbers._fields)
+    table = _together(rows, (len(exams), width), device=_device_of(network))
+    return _tuned(table, THRESHOLDS)
 
 
 @dataclass(frozen=True)
@@ -99,35 +122,18 @@ class Case:
     voxel_volume_ml: float
 
 
-@dataclass
-class _Tally:
-    """What one threshold reached so far."""
+class _Numbers(NamedTuple):
+    """What one exam counts at one threshold; ``_1ml`` among lesions of 1 mL on."""
 
-    every: list[Detection] = field(default_factory=list)
-    large: list[Detection] = field(default_factory=list)
-    common: int = 0
-    total: int = 0
-
-    def add(self, case: Case, threshold: float) -> None:
-        lesions = extract_lesions(
-            case.probability, case.voxel_volume_ml, config=CandidateConfig(threshold=threshold)
-        )
-        matching = match_lesions(case.reference, lesions)
-        both = score_lesions(matching, case.voxel_volume_ml)
-        self.every.append(detect(*both))
-        self.large.append(detect(*both, min_volume_ml=1.0))
-        self.common += sum(matching.overlaps.values())
-        self.total += sum(matching.reference.values()) + sum(matching.prediction.values())
-
-    def scores(self) -> dict[str, float]:
-        return {
-            "f2": _mean([d.f2 for d in self.every]),
-            "sensitivity": _pooled(self.every),
-            "false_positives_per_exam": _mean([float(d.n_false_positives) for d in self.every]),
-            "sensitivity_1ml": _pooled(self.large),
-            "false_positives_per_exam_1ml": _mean([float(d.n_false_positives) for d in self.large]),
-            "global_dice": 2 * self.common / self.total if self.total else math.nan,
-        }
+    f2: float
+    n_reference: float
+    n_detected: float
+    n_false: float
+    n_reference_1ml: float
+    n_detected_1ml: float
+    n_false_1ml: float
+    common_voxels: float
+    all_voxels: float
 
 
 def tune_threshold(
@@ -151,17 +157,114 @@ def tune_threshold(
         positives per exam (all, and of 1 mL on), Dice of all lesions merged; the F2 of every
         threshold.
     """
-    tallies = {t: _Tally() for t in (*thresholds, 0.5)}
-    for case in cases:
-        for threshold, tally in tallies.items():
-            tally.add(case, threshold)
-    results = {t: tally.scores() for t, tally in tallies.items()}
+    return _tuned(np.array([_flat(case, thresholds) for case in cases]), thresholds)
+
+
+def _tuned(
+    table: npt.NDArray[np.float64], thresholds: Sequence[float]
+) -> tuple[float, dict[str, float]]:
+    """From the numbers of all exams, one row each, to the best threshold."""
+    candidates = _candidates(thresholds)
+    numbers = table.reshape(-1, len(candidates), len(_Numbers._fields))
+    results = {t: _scores(numbers[:, i]) for i, t in enumerate(candidates)}
     defined = [t for t in thresholds if not math.isnan(results[t]["f2"])]
     best = min(defined, key=lambda t: (-results[t]["f2"], abs(t - 0.5))) if defined else 0.5
     scores = dict(results[best])
     scores["threshold"] = best
     scores |= {f"f2_at_{t:g}": results[t]["f2"] for t in thresholds}
     return best, scores
+
+
+def _candidates(thresholds: Sequence[float]) -> list[float]:
+    return list(dict.fromkeys((*thresholds, 0.5)))
+
+
+def _flat(case: Case, thresholds: Sequence[float]) -> list[float]:
+    """All numbers of one exam, threshold by threshold."""
+    return [number for t in _candidates(thresholds) for number in _count(case, t)]
+
+
+def _count(case: Case, threshold: float) -> _Numbers:
+    lesions = extract_lesions(
+        case.probability, case.voxel_volume_ml, config=CandidateConfig(threshold=threshold)
+    )
+    matching = match_lesions(case.reference, lesions)
+    both = score_lesions(matching, case.voxel_volume_ml)
+    every: Detection = detect(*both)
+    large: Detection = detect(*both, min_volume_ml=1.0)
+    return _Numbers(
+        every.f2,
+        every.n_reference,
+        every.n_detected,
+        every.n_false_positives,
+        large.n_reference,
+        large.n_detected,
+        large.n_false_positives,
+        sum(matching.overlaps.values()),
+        sum(matching.reference.values()) + sum(matching.prediction.values()),
+    )
+
+
+def _scores(rows: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Scores of all exams (n, numbers) at one threshold."""
+    n = dict(zip(_Numbers._fields, rows.T, strict=True))
+    return {
+        "f2": _mean(n["f2"]),
+        "sensitivity": _ratio(n["n_detected"], n["n_reference"]),
+        "false_positives_per_exam": _mean(n["n_false"]),
+        "sensitivity_1ml": _ratio(n["n_detected_1ml"], n["n_reference_1ml"]),
+        "false_positives_per_exam_1ml": _mean(n["n_false_1ml"]),
+        "global_dice": 2.0 * _ratio(n["common_voxels"], n["all_voxels"]),
+    }
+
+
+def _case(
+    exam: TrainingExam, probability: npt.NDArray[np.float32], case: TrainingCase | None
+) -> Case:
+    """Prediction and reference on the exam's own grid, or without ``case`` on the network's."""
+    if exam.lesions is None:
+        raise _no_reference("lesions")
+    if case is None:
+        return Case(np.asarray(exam.lesions), probability, exam.grid.voxel_volume_ml)
+    if case.lesions is None:  # healthy
+        own = read_nifti(case.images["t1"], channel="t1")
+        reference = np.zeros(own.grid.shape, dtype=np.int32)
+    else:
+        own = read_nifti(case.lesions, channel="lesions")
+        reference = as_components(own.array[0].astype(np.int32)).astype(np.int32)
+    moved = resample_probability(probability, exam.grid, own.grid)
+    return Case(reference, moved, own.grid.voxel_volume_ml)
+
+
+def _no_reference(name: str) -> TrainingError:
+    return TrainingError(
+        f"an exam without {name} map among those to validate on", remedy="Leave it out"
+    )
+
+
+def _own(n: int) -> range:
+    """Numbers of the exams that fall to this process."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return range(n)
+    return range(distributed.get_rank(), n, distributed.get_world_size())
+
+
+def _together(
+    rows: dict[int, list[float]], shape: tuple[int, int], *, device: torch.device
+) -> npt.NDArray[np.float64]:
+    """Rows of all processes in the order of the exams (each from one process: sums are exact)."""
+    table = torch.zeros(shape, dtype=torch.float64)
+    for number, row in rows.items():
+        table[number] = torch.tensor(row, dtype=torch.float64)
+    if distributed.is_available() and distributed.is_initialized():
+        table = table.to(device)
+        distributed.all_reduce(table)
+    return np.asarray(table.cpu().numpy())
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    weight = next(network.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device
 
 
 def _predict(
@@ -172,23 +275,23 @@ def _predict(
     *,
     n_classes: int,
 ) -> npt.NDArray[np.float32]:
-    images: npt.NDArray[Any] = exam.images
+    images: npt.NDArray[Any] = np.asarray(exam.images)
     return predict_probabilities(
         network,
         images.astype(np.float32),
-        body=exam.body,
+        body=np.asarray(exam.body),
         n_classes=n_classes,
         patch=patch,
-        config=windows,
+        config=windows.model_copy(update={"device": str(_device_of(network))}),
     )
 
 
-def _pooled(detections: Sequence[Detection]) -> float:
-    total = sum(d.n_reference for d in detections)
-    return sum(d.n_detected for d in detections) / total if total else math.nan
+def _ratio(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> float:
+    total = float(whole.sum())
+    return float(part.sum()) / total if total else math.nan
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Iterable[float]) -> float:
     """Mean of the defined values; NaN where there is none."""
-    defined = [v for v in values if not math.isnan(v)]
+    defined = [float(v) for v in values if not math.isnan(v)]
     return float(np.mean(defined)) if defined else math.nan
