@@ -24,6 +24,7 @@ from osteosap.cli import (
     model,
     predict,
     preprocess_cohort,
+    reproduce,
     run,
     simulate,
     stages,
@@ -37,6 +38,7 @@ _EXTRAS = {
     "pydicom": "dicom", "SimpleITK": "preprocess", "torch": "learn", "monai": "learn",
     "safetensors": "learn", "einops": "learn", "lightning_fabric": "learn", "blosc2": "learn",
     "sklearn": "explore", "tensorboard": "explore",
+    "submitit": "cluster",
     "matplotlib": "report", "jinja2": "report",
 }  # fmt: skip
 
@@ -60,6 +62,8 @@ app.command()(features.features)
 app.command()(predict.predict)
 app.command()(evaluate.evaluate)
 app.command()(compare_methods.compare_methods)
+app.command()(reproduce.reproduce)
+app.add_typer(reproduce.app, name="study")
 app.add_typer(model.app, name="model")
 app.command()(stages.stages)
 

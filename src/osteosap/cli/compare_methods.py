@@ -25,6 +25,9 @@ def compare_methods(
         bool,
         typer.Option("--resample", help="Bring a reference on another grid onto the prediction's."),
     ] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out references that no method predicted.")
+    ] = False,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Exams at once.")] = 1,
     config: Annotated[Path | None, typer.Option("--config", help="Settings (YAML).")] = None,
 ) -> None:
@@ -43,7 +46,7 @@ def compare_methods(
     scores: dict[str, CohortScores] = {}
     with progress_bar() as progress:
         for place, (name, folder) in enumerate(folders.items()):
-            pairs, _ = find_pairs(reference, folder)
+            pairs, _ = find_pairs(reference, folder, allow_missing=allow_missing)
 
             def part(line: str, fraction: float, done: int = place, what: str = name) -> None:
                 progress(f"{what}: {line}", (done + fraction) / len(folders))

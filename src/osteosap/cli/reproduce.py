@@ -1,0 +1,130 @@
+"""``osteosap reproduce`` and ``osteosap study``: the whole experiment, and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from osteosap.study.plan import Unit
+
+__all__ = ["app", "reproduce"]
+
+app = typer.Typer(
+    help="Parts of a study; 'osteosap reproduce' runs them all.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_SIMULATED = "simulated"
+
+
+class EngineKind(StrEnum):
+    """Where units run."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
+
+
+def reproduce(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the study.")],
+    profile: Annotated[
+        str, typer.Option("--profile", help="smoke, cpu, paper, or a YAML file.")
+    ] = "smoke",
+    data: Annotated[
+        str,
+        typer.Option("--data", help="'simulated', or a folder with 'healthy' and 'patients'."),
+    ] = _SIMULATED,
+    engine: Annotated[
+        EngineKind, typer.Option("--engine", help="This machine, or jobs of SLURM.")
+    ] = EngineKind.LOCAL,
+    at_once: Annotated[int, typer.Option("--at-once", min=1, help="Units at once.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes of units that use several.")
+    ] = 2,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option("--slurm", help="KEY=VALUE for submitit, such as slurm_partition=gpu."),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done; do nothing.")] = (
+        False
+    ),
+) -> None:
+    """Run the whole experiment: cohort, pretraining, three arms, scores, tests. Resumes."""
+    from osteosap.cli.console import progress_bar, results
+    from osteosap.study.config import load_profile
+    from osteosap.study.engine import Engine, run_plan
+    from osteosap.study.plan import make_plan
+    from osteosap.study.start import start_study
+
+    config = load_profile(profile)
+    folder = None if data == _SIMULATED else Path(data)
+    units = make_plan(config, data=folder, processes=processes)
+    if not plan:
+        start_study(out, config, profile=profile, data=folder)
+    _show(units, out, at_once)
+    if plan:
+        return
+    where = Engine(engine.value, at_once, _options(slurm or []))
+    with progress_bar() as progress:
+        run_plan(units, out, engine=where, progress=progress)
+    results.print(f"scores: {out / 'scores'}\ncomparison: {out / 'comparison'}", markup=False)
+
+
+@app.callback()
+def _group() -> None:
+    """Parts of a study."""
+
+
+@app.command()
+def folds(
+    study: Annotated[Path, typer.Argument(help="Folder of a study.")],
+) -> None:
+    """Divide a study's exams: folds of patients, lists for every training."""
+    from osteosap.cli.console import results
+    from osteosap.study.lists import write_lists
+
+    write_lists(study)
+    results.print(f"folds: {study / 'folds.json'}", markup=False)
+
+
+def _options(pairs: Sequence[str]) -> dict[str, str | int]:
+    from osteosap.errors import ConfigError
+
+    options: dict[str, str | int] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise ConfigError(f"'{pair}' is no KEY=VALUE", remedy="Write slurm_partition=gpu")
+        options[key] = int(value) if value.isdigit() else value
+    return options
+
+
+def _show(units: Sequence[Unit], study: Path, at_once: int) -> None:
+    """The plan with what is finished and how long the rest may take."""
+    from rich.table import Table
+
+    from osteosap.cli.console import results
+    from osteosap.study.engine import is_finished
+
+    table = Table("unit", "waits for", "minutes", "state")
+    left = 0.0
+    for unit in units:
+        finished = is_finished(unit, study)
+        left += 0.0 if finished else unit.minutes
+        waits = (
+            unit.needs if len(unit.needs) < 4 else (*unit.needs[:2], f"{len(unit.needs) - 2} more")
+        )
+        table.add_row(
+            unit.name, ", ".join(waits), f"{unit.minutes:.1f}", "finished" if finished else "to do"
+        )
+    results.print(table)
+    results.print(
+        f"{len(units)} units; about {left / at_once:.0f} minutes to go with {at_once} at once "
+        "(a guess from the profile)",
+        markup=False,
+    )

@@ -1,0 +1,249 @@
+"""Runs the units of a study: whatever is ready, on this machine or through SLURM.
+
+A finished unit leaves ``units/NAME.json``: its key (command, settings and what the units before it
+made) and the checksums of what it made. While both hold, it is not run again. A unit in progress
+holds a lock, which the system releases with its process: if the process that started it is killed
+and another comes, that one waits until the unit has ended, and then lets it go on where it stopped
+(every command of osteosap keeps what is finished).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import osteosap
+from osteosap.config import canonical_hash
+from osteosap.errors import OsteosapError, OutputError
+from osteosap.manifest import file_checksum, read_json, write_json
+from osteosap.study.plan import Unit
+
+__all__ = ["Engine", "is_finished", "run_plan", "run_unit"]
+
+_log = logging.getLogger(__name__)
+_UNITS = "units"
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where units run.
+
+    Parameters
+    ----------
+    kind
+        ``"local"``: processes of this machine; ``"slurm"``: jobs, submitted by submitit.
+    at_once
+        Units at the same time.
+    slurm
+        Options of submitit's executor, such as ``slurm_partition`` or ``timeout_min``.
+    """
+
+    kind: Literal["local", "slurm"] = "local"
+    at_once: int = 1
+    slurm: Mapping[str, Any] | None = None
+
+
+def run_plan(
+    units: Sequence[Unit], study: Path, *, engine: Engine, progress: Progress | None = None
+) -> None:
+    """Run all units that are not finished; a failed one stops those that need it, not the others.
+
+    Raises
+    ------
+    OsteosapError
+        Units failed; the message names them and their logs.
+    """
+    done: set[str] = set()
+    failed: dict[str, str] = {}
+    running: dict[Future[None], Unit] = {}
+    total = sum(unit.minutes for unit in units) or 1.0
+    with _executor(study, engine) as submit:
+        while True:
+            for unit in units:
+                known = done | set(failed) | {u.name for u in running.values()}
+                if unit.name in known or len(running) >= engine.at_once:
+                    continue
+                broken = [name for name in unit.needs if name in failed]
+                if broken:
+                    failed[unit.name] = f"needs {broken[0]}"
+                elif set(unit.needs) <= done:
+                    running[submit(unit)] = unit
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                unit = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    done.add(unit.name)
+                else:
+                    failed[unit.name] = str(error)
+                    _log.error("%s: %s", unit.name, error)
+            if progress is not None:
+                share = sum(u.minutes for u in units if u.name in done) / total
+                progress(", ".join(u.name for u in running.values()) or "study", share)
+    if failed:
+        first = next(iter(failed))
+        raise OutputError(
+            f"{len(failed)} of {len(units)} units are not finished; first {first}: {failed[first]}",
+            remedy=f"Read {_log_of(study, first)}, mend the cause and start again: what is "
+            "finished is kept",
+        )
+
+
+def run_unit(unit: Unit, study: Path) -> None:
+    """Run one unit unless it is finished; what it prints goes to ``units/NAME.log``.
+
+    Raises
+    ------
+    OutputError
+        The command fails, or does not make what it should.
+    """
+    folder = study / _UNITS
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder / f".{unit.name}.lock") as lock:
+        key = _key(unit, study)
+        if _matches(unit, study, key):
+            return
+        started = time.time()
+        with _log_of(study, unit.name).open("ab") as log:
+            code = subprocess.run(
+                [sys.executable, "-m", "osteosap", *unit.command],
+                cwd=study,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(lock,),  # a process that outlives us keeps the lock
+                check=False,
+            ).returncode
+        if code:
+            raise OutputError(
+                f"'osteosap {' '.join(unit.command[:2])}' ended with {code}",
+                remedy=f"Read {_log_of(study, unit.name)}",
+            )
+        made = _made(unit, study)
+        if made is None:
+            raise OutputError(
+                f"'osteosap {' '.join(unit.command[:2])}' made none of {', '.join(unit.makes)}",
+                remedy=f"Read {_log_of(study, unit.name)}",
+            )
+        record = {
+            "name": unit.name,
+            "command": list(unit.command),
+            "key": key,
+            "made": made,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(started)),
+            "seconds": round(time.time() - started, 1),
+        }
+        write_json(folder / f"{unit.name}.json", record)
+
+
+def is_finished(unit: Unit, study: Path) -> bool:
+    """Whether a unit's record holds: same command and settings, same results, same inputs."""
+    try:
+        return _matches(unit, study, _key(unit, study))
+    except OsteosapError:
+        return False
+
+
+def _matches(unit: Unit, study: Path, key: str) -> bool:
+    path = study / _UNITS / f"{unit.name}.json"
+    if not path.is_file():
+        return False
+    record = read_json(path)
+    return bool(record.get("key") == key and record.get("made") == _made(unit, study))
+
+
+def _key(unit: Unit, study: Path) -> str:
+    """Hash of the command, the settings it reads, and what the units before it made."""
+    before = {}
+    for name in unit.needs:
+        path = study / _UNITS / f"{name}.json"
+        before[name] = read_json(path).get("made") if path.is_file() else None
+    settings = {
+        name: file_checksum(study / name) if (study / name).is_file() else None
+        for name in unit.reads
+    }
+    return canonical_hash([list(unit.command), settings, before, osteosap.__version__])
+
+
+def _made(unit: Unit, study: Path) -> dict[str, str] | None:
+    """Checksum of every file that a unit makes; None if a pattern has no file."""
+    found: dict[str, str] = {}
+    for pattern in _patterns(unit, study):
+        files = sorted(study.glob(pattern))
+        if not files:
+            return None
+        found |= {f.relative_to(study).as_posix(): file_checksum(f) for f in files}
+    return found
+
+
+def _patterns(unit: Unit, study: Path) -> Iterator[str]:
+    names = []
+    if unit.cases and (study / unit.cases).is_file():
+        names = [row["case"] for row in json.loads((study / unit.cases).read_text())]
+    for pattern in unit.makes:
+        if "{case}" in pattern:
+            yield from (pattern.replace("{case}", name) for name in names)
+        else:
+            yield pattern
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[int]:
+    """Hold a lock on a file; wait for whoever has it."""
+    with path.open("w") as file:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file.fileno()
+            return
+        _log.info("%s is still being made by an earlier start; waiting", path.stem.lstrip("."))
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def _log_of(study: Path, name: str) -> Path:
+    return study / _UNITS / f"{name}.log"
+
+
+class _Submit(Protocol):
+    def __call__(self, unit: Unit) -> Future[None]: ...
+
+
+@contextlib.contextmanager
+def _executor(study: Path, engine: Engine) -> Iterator[_Submit]:
+    pool = ThreadPoolExecutor(max(1, engine.at_once))
+    run = run_unit if engine.kind == "local" else _through_slurm(study, engine)
+
+    def submit(unit: Unit) -> Future[None]:
+        return pool.submit(run, unit, study)
+
+    try:
+        yield submit
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _through_slurm(study: Path, engine: Engine) -> Callable[[Unit, Path], None]:
+    """A function that runs a unit as a job and waits for it."""
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=str(study / _UNITS / "slurm"), cluster="slurm")
+    executor.update_parameters(**(engine.slurm or {}))
+
+    def run(unit: Unit, study: Path) -> None:
+        if is_finished(unit, study):
+            return
+        executor.submit(run_unit, unit, study.resolve()).result()
+
+    return run

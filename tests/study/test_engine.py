@@ -1,0 +1,133 @@
+"""Units run once, in order, and go on after a crash."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from osteosap.errors import OutputError
+from osteosap.manifest import read_json
+from osteosap.study import engine
+from osteosap.study.engine import Engine, is_finished, run_plan, run_unit
+from osteosap.study.plan import Unit
+
+# stands for 'osteosap': appends a line to the file named, after some seconds; 'fail' fails
+PROGRAM = """
+import pathlib, sys, time
+what, path, seconds = sys.argv[1:4]
+time.sleep(float(seconds))
+if what == "fail":
+    sys.exit(3)
+file = pathlib.Path(path)
+file.parent.mkdir(parents=True, exist_ok=True)
+if what == "make":
+    file.write_text("made\\n")
+with pathlib.Path("calls.txt").open("a") as log:
+    log.write(path + "\\n")
+"""
+
+
+@pytest.fixture(autouse=True)
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "code" / "osteosap"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text(PROGRAM)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+
+
+def _unit(name: str, *needs: str, what: str = "make", seconds: float = 0.0) -> Unit:
+    return Unit(name, (what, f"{name}.txt", str(seconds)), needs, (f"{name}.txt",))
+
+
+def _calls(study: Path) -> list[str]:
+    path = study / "calls.txt"
+    return path.read_text().split() if path.is_file() else []
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    return folder
+
+
+def test_units_run_after_what_they_need_and_once(study: Path) -> None:
+    units = [_unit("c", "a", "b"), _unit("a"), _unit("b", "a"), _unit("d", "c")]
+    run_plan(units, study, engine=Engine(at_once=2))
+    calls = _calls(study)
+    assert sorted(calls) == ["a.txt", "b.txt", "c.txt", "d.txt"]
+    assert calls.index("a.txt") < calls.index("b.txt") < calls.index("c.txt")
+    run_plan(units, study, engine=Engine())
+    assert _calls(study) == calls
+    assert all(is_finished(unit, study) for unit in units)
+    assert read_json(study / "units" / "a.json")["seconds"] >= 0.0
+
+
+def test_a_changed_result_or_setting_runs_what_follows_again(study: Path) -> None:
+    (study / "settings.yaml").write_text("x: 1")
+    first = Unit("a", ("make", "a.txt", "0"), (), ("a.txt",), ("settings.yaml",))
+    units = [first, _unit("b", "a")]
+    run_plan(units, study, engine=Engine())
+    (study / "settings.yaml").write_text("x: 2")
+    run_plan(units, study, engine=Engine())
+    # 'a' was run again; it made the same, so that 'b' was not
+    assert _calls(study) == ["a.txt", "b.txt", "a.txt"]
+    (study / "b.txt").write_text("somebody's")
+    assert not is_finished(units[1], study)
+    run_plan(units, study, engine=Engine())
+    assert _calls(study) == ["a.txt", "b.txt", "a.txt", "b.txt"]
+
+
+def test_a_failed_unit_stops_those_that_need_it_and_no_other(study: Path) -> None:
+    units = [_unit("a", what="fail"), _unit("b", "a"), _unit("c")]
+    with pytest.raises(OutputError, match="2 of 3 units are not finished; first a"):
+        run_plan(units, study, engine=Engine())
+    assert _calls(study) == ["c.txt"]
+    assert not (study / "units" / "a.json").exists()
+    with pytest.raises(OutputError, match="made none"):
+        run_unit(Unit("e", ("nothing", "e.txt", "0"), (), ("other.txt",)), study)
+
+
+def test_patterns_stand_for_the_exams_of_a_list(study: Path) -> None:
+    (study / "list.json").write_text('[{"case": "x"}, {"case": "y"}]')
+    unit = Unit("p", ("make", "out/x/done", "0"), (), ("out/{case}/done",), cases="list.json")
+    with pytest.raises(OutputError, match="made none"):  # y is missing
+        run_unit(unit, study)
+    (study / "out" / "y").mkdir()
+    (study / "out" / "y" / "done").write_text("made")
+    run_unit(unit, study)
+    assert set(read_json(study / "units" / "p.json")["made"]) == {"out/x/done", "out/y/done"}
+
+
+def test_a_unit_that_outlives_its_killed_starter_is_waited_for_never_run_beside_it(
+    study: Path,
+) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(engine.__file__).parents[2])!r})\n"
+        "from osteosap.study.engine import run_unit\nfrom osteosap.study.plan import Unit\n"
+        f"run_unit(Unit('a', ('make', 'a.txt', '3'), (), ('a.txt',)), Path({str(study)!r}))\n"
+    )
+    code = str(study.parent / "code")
+    starter = subprocess.Popen([sys.executable, "-c", _keeping(script, code)])
+    while not list((study / "units").glob("a.log")) and starter.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    starter.kill()
+    starter.wait()
+    assert not (study / "a.txt").exists()
+    unit = Unit("a", ("make", "a.txt", "3"), (), ("a.txt",))
+    started = time.monotonic()
+    run_unit(unit, study)
+    assert time.monotonic() - started > 1.0  # it waited for the first one
+    assert is_finished(unit, study)
+
+
+def _keeping(script: str, code: str) -> str:
+    """The script, whose units run the stand-in although it imports the real package."""
+    return f"import os\nos.environ['PYTHONPATH'] = {code!r}\n{script}"

@@ -1,0 +1,99 @@
+"""The plan of a study: every unit after what it needs, every profile whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from osteosap.cli import main
+from osteosap.config import read_yaml
+from osteosap.errors import ConfigError, InputError, OutputError
+from osteosap.study.config import PROFILES, StudyConfig, load_profile
+from osteosap.study.plan import make_plan, recipe_files
+from osteosap.study.start import start_study
+from osteosap.training.arms import PAPER_RATES
+from osteosap.training.finetune_lesions import FinetuneLesionsConfig
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_makes_a_plan_whose_units_follow_what_they_need(profile: str) -> None:
+    config = load_profile(profile)
+    units = make_plan(config, data=None)
+    names = [unit.name for unit in units]
+    assert len(set(names)) == len(names)
+    for place, unit in enumerate(units):
+        assert set(unit.needs) <= set(names[:place]), unit.name
+        assert unit.makes, unit.name
+    trained = [n for n in names if n.split("_")[0] in config.arms and "fold" in n]
+    assert len(trained) == len(config.arms) * len(config.test_folds)
+    assert names[-1] == "features"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_starts_a_study_whose_recipes_are_read(profile: str, tmp_path: Path) -> None:
+    start_study(tmp_path / "study", load_profile(profile), profile=profile, data=None)
+    written = read_yaml(tmp_path / "study" / "recipes" / "lesions.yaml")
+    recipe = FinetuneLesionsConfig.from_mapping(written)
+    assert recipe.loop.seed == 42
+    assert str(recipe.cache) == "store"
+
+
+def test_the_paper_profile_holds_the_papers_rates_and_folds() -> None:
+    config = load_profile("paper")
+    recipe = FinetuneLesionsConfig.from_mapping({**config.lesions, "recipe": "finetune_lesions"})
+    for arm, rates in PAPER_RATES.items():
+        assert recipe.rates_of(arm) == rates
+    assert (config.n_folds, len(config.test_folds)) == (7, 6)
+    assert recipe.network.architecture == "swin_unetr"
+    assert recipe.patch == (96, 96, 96)
+    assert recipe.loop.batch_size == 2
+
+
+def test_only_what_the_arms_need_is_pretrained() -> None:
+    config = load_profile("smoke")
+    only = config.model_copy(update={"arms": ("baseline",)})
+    names = {unit.name for unit in make_plan(only, data=None)}
+    assert "self_supervised" not in names
+    assert "skeleton" in names  # bones are named in any study
+    assert "comparison" not in names
+    searched = config.model_copy(update={"search_rates": True})
+    units = {unit.name: unit for unit in make_plan(searched, data=None)}
+    assert "rates_ssl" in units["ssl_fold1"].needs
+    assert "runs/rates_ssl/lesions_fair.yaml" in units["ssl_fold1"].command
+
+
+def test_exams_of_ones_own_are_not_simulated(tmp_path: Path) -> None:
+    units = make_plan(load_profile("smoke"), data=tmp_path)
+    assert units[0].name == "folds"
+    assert str(tmp_path) in recipe_files(load_profile("smoke"), data=tmp_path)["recipes/folds.yaml"]
+    with pytest.raises(ConfigError, match="no cohort"):
+        make_plan(StudyConfig(), data=None)
+    with pytest.raises(InputError, match="no folder"):
+        start_study(tmp_path / "out", load_profile("smoke"), profile="smoke", data=tmp_path)
+
+
+def test_wrong_settings_are_refused_before_anything_is_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tested_folds"):
+        StudyConfig.from_mapping({"n_folds": 3, "tested_folds": [0]})
+    with pytest.raises(ConfigError, match="no profile 'fast'"):
+        load_profile("fast")
+    wrong = load_profile("smoke").model_copy(update={"lesions": {"speed": 1}})
+    with pytest.raises(ConfigError, match="speed"):
+        start_study(tmp_path / "out", wrong, profile="smoke", data=None)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(OutputError, match="not empty"):
+        start_study(tmp_path / "mine", load_profile("smoke"), profile="smoke", data=None)
+
+
+def test_a_plan_is_shown_without_doing_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "study"
+    assert main(["reproduce", "--profile", "cpu", "--out", str(out), "--plan"]) == 0
+    assert "minutes to go" in capsys.readouterr().out
+    assert not out.exists()
+    assert main(["reproduce", "--profile", "none", "--out", str(out)]) == 1
+    assert main(["reproduce", "--out", str(out), "--slurm", "partition"]) == 1
