@@ -43,6 +43,7 @@ def _run_until(out: Path, values: dict[str, Any], *, step: int = 0, save: int = 
     assert process.exitcode == (-9 if step or save else 0)
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_bit_equal_to_one_that_never_stopped(
     tmp_path: Path,
 ) -> None:

@@ -21,12 +21,18 @@ CNN = NetworkSpec(filters=(4, 8, 8))
 SWIN = NetworkSpec(architecture="swin_unetr", feature_size=12)
 RESIDUAL = NetworkSpec(architecture="segresnet", initial_filters=8, blocks=(1, 1, 1))
 SIDES = {"dynunet": 16, "swin_unetr": 64, "segresnet": 16}
-SPECS = pytest.mark.parametrize("spec", [CNN, SWIN, RESIDUAL], ids=lambda s: s.architecture)
+SPECS = pytest.mark.parametrize(
+    "spec",
+    [CNN, pytest.param(SWIN, marks=pytest.mark.slow), RESIDUAL],
+    ids=lambda s: s.architecture,
+)
 CONFIG = SelfSupervisionConfig(embedding=8)
 
 
 @pytest.mark.parametrize(
-    ("spec", "width"), [(CNN, 8), (SWIN, 192), (RESIDUAL, 32)], ids=list(SIDES)
+    ("spec", "width"),
+    [(CNN, 8), pytest.param(SWIN, 192, marks=pytest.mark.slow), (RESIDUAL, 32)],
+    ids=list(SIDES),
 )
 def test_the_encoder_gives_the_features_that_the_whole_network_computes_at_its_bottleneck(
     spec: NetworkSpec, width: int
