@@ -27,7 +27,7 @@ def test_every_profile_makes_a_plan_whose_units_follow_what_they_need(profile: s
         assert unit.makes, unit.name
     trained = [n for n in names if n.split("_")[0] in config.arms and "fold" in n]
     assert len(trained) == len(config.arms) * len(config.test_folds)
-    assert names[-1] == "features"
+    assert names[-1] == "report"
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -54,7 +54,7 @@ def reproduce(
         False
     ),
 ) -> None:
-    """Run the whole experiment: cohort, pretraining, three arms, scores, tests. Resumes."""
+    """Run the whole experiment: cohort, pretraining, three arms, scores, report. Resumes."""
     from osteosap.cli.console import progress_bar, results
     from osteosap.study.config import load_profile
     from osteosap.study.engine import Engine, run_plan
@@ -72,12 +72,7 @@ def reproduce(
     where = Engine(engine.value, at_once, _options(slurm or []))
     with progress_bar() as progress:
         run_plan(units, out, engine=where, progress=progress)
-    results.print(f"scores: {out / 'scores'}\ncomparison: {out / 'comparison'}", markup=False)
-
-
-@app.callback()
-def _group() -> None:
-    """Parts of a study."""
+    results.print(f"report: {out / 'report' / 'study.html'}", markup=False)
 
 
 @app.command()
@@ -90,6 +85,19 @@ def folds(
 
     write_lists(study)
     results.print(f"folds: {study / 'folds.json'}", markup=False)
+
+
+@app.command()
+def report(
+    study: Annotated[Path, typer.Argument(help="Folder of a study.")],
+) -> None:
+    """Write the report of a study anew."""
+    from osteosap.cli.console import progress_bar, results
+    from osteosap.reporting.study_report import write_study_report
+
+    with progress_bar() as progress:
+        write_study_report(study, progress=progress)
+    results.print(f"report: {study / 'report' / 'study.html'}", markup=False)
 
 
 def _options(pairs: Sequence[str]) -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""The whole experiment of the paper: a cohort, three arms, scores (``osteosap reproduce``).
+"""The whole experiment of the paper, from a cohort to a report (``osteosap reproduce``).
 
 :mod:`~osteosap.study.config` says what is done, :mod:`~osteosap.study.plan` turns that into units
 (each a command of osteosap with what it needs and makes), :mod:`~osteosap.study.engine` runs them,

@@ -247,6 +247,15 @@ def _closing_units(config: StudyConfig, encoders: list[str]) -> list[Unit]:
             minutes=config.minutes.other,
         )
     )
+    units.append(
+        Unit(
+            "report",
+            ("study", "report", "."),
+            (*scored, *(unit.name for unit in units)),
+            ("report/study.html", "report/study.md"),
+            minutes=config.minutes.other,
+        )
+    )
     return units
 
 
