@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from osteosap.errors import InputError, OsteosapError
 from osteosap.exam import INPUT_CHANNELS, ExamPaths
-from osteosap.manifest import read_json, require_folder, write_text
+from osteosap.manifest import RunManifest, read_json, require_folder, write_text
 from osteosap.preprocess.quality_checks import LOOK
 from osteosap.preprocess.standardise import Standard, fit_standard
 from osteosap.stage import Scope
@@ -64,12 +64,20 @@ class Outcome:
         Wall-clock time.
     warnings
         What a reader should know.
+    kept
+        Whether all of it was done before.
     """
 
     name: str
     error: str = ""
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    kept: bool = False
+
+    @property
+    def state(self) -> str:
+        """``failed``, ``kept`` (done before) or ``done``."""
+        return "failed" if self.error else "kept" if self.kept else "done"
 
 
 @dataclass(frozen=True)
@@ -114,8 +122,15 @@ def find_studies(folder: Path) -> tuple[Path, ...]:
         raise InputError(f"no folder {folder}", remedy="Point to the folder that holds the studies")
     studies = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not studies:
+        n_files = sum(p.is_file() for p in folder.iterdir())
+        if n_files:
+            raise InputError(
+                f"{folder} holds {n_files} files and no folder, expected one folder a study",
+                remedy="Is it a single study? Use 'osteosap run' for that, or point to the folder "
+                "above it",
+            )
         raise InputError(
-            f"no study in {folder}: it holds no folder",
+            f"no study in {folder}: it is empty",
             remedy="Put every study into a folder of its own below it",
         )
     return tuple(studies)
@@ -168,7 +183,7 @@ def run_batch(
             for job in as_completed(jobs):
                 outcome = job.result()
                 found[outcome.name] = outcome
-                state = f"failed: {outcome.error}" if outcome.error else "done"
+                state = f"failed: {outcome.error}" if outcome.error else outcome.state
                 if outcome.warnings:
                     state += f", {len(outcome.warnings)} warnings (see its run.json)"
                 log.log(
@@ -188,10 +203,10 @@ def run_batch(
 def write_overview(outcomes: Sequence[Outcome], out: Path) -> Path:
     """Write ``out/exams.csv``: one row a study, with the numbers of its quality; return its path.
 
-    Columns: study, state, error, seconds of this call, number of warnings, quality checks to look
-    at, share of the body that the DWI covers, worst relative mismatch of neighbouring stations
-    before and after, largest move of a T1 and of a DWI station and largest distortion (mm). Empty
-    where it is not known.
+    Columns: study, state (done, kept from an earlier call, failed), error, seconds of this call,
+    number of warnings, quality checks to look at, share of the body that the DWI covers, worst
+    relative mismatch of neighbouring stations before and after, largest move of a T1 and of a DWI
+    station and largest distortion (mm). Empty where it is not known.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=_COLUMNS, lineterminator="\n")
@@ -201,7 +216,7 @@ def write_overview(outcomes: Sequence[Outcome], out: Path) -> Path:
         writer.writerow(
             {
                 "study": outcome.name,
-                "state": "failed" if outcome.error else "done",
+                "state": outcome.state,
                 "error": outcome.error,
                 "seconds": round(outcome.seconds, 1),
                 "warnings": len(outcome.warnings),
@@ -301,14 +316,15 @@ class _Running:
         log.info("%s: started", task.study.name)
         sender.close()
         try:
-            error, warnings = receiver.recv()
+            error, warnings, kept = receiver.recv()
         except EOFError:  # it ended without a word
             process.join()
-            error, warnings = _death(process.exitcode), ()
+            error, warnings, kept = _death(process.exitcode), (), False
         process.join()
         with self._lock:
             self._processes.discard(process)
-        return Outcome(task.study.name, error, time.monotonic() - begun, tuple(warnings))
+        seconds = time.monotonic() - begun
+        return Outcome(task.study.name, error, seconds, tuple(warnings), kept)
 
     def stop(self) -> None:
         """End every process."""
@@ -328,19 +344,20 @@ def _death(code: int | None) -> str:
 
 
 def _work(sender: Connection, task: _Task) -> None:
-    """In the process: run the job, send (error, warnings)."""
+    """In the process: run the job, send (error, warnings, whether all was done before)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     signal.signal(signal.SIGTERM, _stop)
     logging.getLogger("osteosap").setLevel(logging.CRITICAL)  # the parent tells
     try:
         scope = replace(task.batch.scope, threads=task.threads)
+        before = RunManifest.load(ExamPaths(task.out)["run"])
         manifest = run_exam(task.study, task.out, config=task.batch.config, scope=scope)
         warnings = [text for record in manifest.stages for text in record.warnings]
-        sender.send(("", warnings))
+        sender.send(("", warnings, manifest.stages == before.stages))
     except OsteosapError as error:
-        sender.send((" ".join(str(error).split()), ()))
+        sender.send((" ".join(str(error).split()), (), False))
     except Exception as error:  # a defect of one exam must not stop the others
-        sender.send((f"{type(error).__name__}. Run it alone to see where.", ()))
+        sender.send((f"{type(error).__name__}. Run it alone to see where.", (), False))
     finally:
         sender.close()
 

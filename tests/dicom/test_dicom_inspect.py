@@ -155,6 +155,16 @@ def test_rules_of_the_user_are_applied(study: Path, tmp_path: Path) -> None:
     assert code == 0
     assert "moved" in text
     assert "t1: series 3 (1 station)" in text
+    assert "applies to no image" not in text
+
+
+def test_a_rule_of_the_user_that_decides_about_nothing_is_said(study: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("rules: [{role: dwi, series: [77]}, {role: t1, series: [2]}]")
+    code, text = run(study, "--rules", own)
+    assert code == 0
+    assert "rule 1 of your rules (role dwi) applies to no image" in text
+    assert "rule 2" not in text
 
 
 def test_no_patient_is_named_in_the_table(study: Path, tmp_path: Path) -> None:

@@ -51,6 +51,10 @@ def test_one_bad_study_does_not_stop_the_others(studies, tmp_path, config):
     standard = fit_cohort_standard([out / "one", out / "two"], out / "standard.json")
     assert standard.n_exams == 2
     assert Standard.from_json((out / "standard.json").read_text()) == standard
+    (again,) = run_batch(
+        [studies / "one"], out, batch=Batch(config, Scope(last="preprocess"), workers=1)
+    )
+    assert again.state == "kept"
 
 
 def test_a_killed_process_is_told_with_its_likely_cause(studies, tmp_path, config, monkeypatch):
@@ -90,8 +94,13 @@ def test_no_study_and_equal_names_are_refused(tmp_path, config):
     with pytest.raises(InputError, match="no folder"):
         find_studies(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no folder"):
+    with pytest.raises(InputError, match="it is empty"):
         find_studies(tmp_path / "empty")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "image.dcm").write_text("")
+    with pytest.raises(InputError, match="1 files and no folder") as caught:
+        find_studies(tmp_path / "one")
+    assert "osteosap run" in caught.value.remedy
     with pytest.raises(InputError, match="1 different names"):
         run_batch([tmp_path / "a" / "x", tmp_path / "b" / "x"], tmp_path / "out")
     (tmp_path / "file").write_text("mine")

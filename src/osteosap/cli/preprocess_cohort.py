@@ -54,7 +54,9 @@ def preprocess_cohort(
         if standard and done:
             fit_cohort_standard(done, out / "standard.json", progress=progress)
     failed = [one for one in outcomes if one.error]
-    results.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} exams done: {overview}")
+    kept = sum(one.state == "kept" for one in outcomes)
+    before = f" ({kept} of them before, kept)" if kept else ""
+    results.print(f"{len(done)} of {len(outcomes)} exams done{before}: {overview}", markup=False)
     if failed:
         table = Table("study", "why it failed")
         for one in failed:

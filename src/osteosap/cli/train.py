@@ -39,7 +39,7 @@ _SELF_SUPERVISED = Annotated[
 @app.command()
 def skeleton(config: _CONFIG, train: _TRAIN, out: _OUT, validation: _VALIDATION = None) -> None:
     """Learn to name the bones (the pretraining of arm sap)."""
-    from osteosap.cli.console import progress_bar, results
+    from osteosap.cli.console import progress_bar
     from osteosap.manifest import require_folder
     from osteosap.training.pretrain_skeleton import PretrainSkeletonConfig, pretrain_skeleton
 
@@ -49,7 +49,7 @@ def skeleton(config: _CONFIG, train: _TRAIN, out: _OUT, validation: _VALIDATION 
         path = pretrain_skeleton(
             settings, _cases(train), _cases(validation), out=out, progress=progress
         )
-    results.print(f"weights: {path}", markup=False)
+    _tell(f"weights: {path}")
 
 
 @app.command("self-supervised")
@@ -57,7 +57,7 @@ def self_supervised(
     config: _CONFIG, train: _TRAIN, out: _OUT, validation: _VALIDATION = None
 ) -> None:
     """Learn from images without any reference (the pretraining of arm ssl)."""
-    from osteosap.cli.console import progress_bar, results
+    from osteosap.cli.console import progress_bar
     from osteosap.manifest import require_folder
     from osteosap.training.pretrain_self_supervised import (
         PretrainSelfSupervisedConfig,
@@ -70,7 +70,7 @@ def self_supervised(
         path = pretrain_self_supervised(
             settings, _cases(train), _cases(validation), out=out, progress=progress
         )
-    results.print(f"weights: {path}", markup=False)
+    _tell(f"weights: {path}")
 
 
 @app.command()
@@ -83,7 +83,7 @@ def lesions(
     self_supervised_weights: _SELF_SUPERVISED = None,
 ) -> None:
     """Learn to find lesions: arm sap, ssl, or baseline without weights to start from."""
-    from osteosap.cli.console import progress_bar, results
+    from osteosap.cli.console import progress_bar
     from osteosap.manifest import require_folder
     from osteosap.training.arms import InitialWeights
     from osteosap.training.finetune_lesions import FinetuneLesionsConfig, finetune_lesions
@@ -100,7 +100,7 @@ def lesions(
             initial=initial,
             progress=progress,
         )
-    results.print(f"arm: {initial.arm}\nweights: {path}", markup=False)
+    _tell(f"arm: {initial.arm}\nweights: {path}")
 
 
 @app.command()
@@ -122,7 +122,7 @@ def rates(
     ] = None,
 ) -> None:
     """Choose an arm's learning rates by the same small search for every arm."""
-    from osteosap.cli.console import progress_bar, results
+    from osteosap.cli.console import progress_bar
     from osteosap.manifest import require_folder
     from osteosap.training.arms import InitialWeights, RateSearchConfig
     from osteosap.training.finetune_lesions import FinetuneLesionsConfig
@@ -144,8 +144,8 @@ def rates(
             initial=initial,
             progress=progress,
         )
-    results.print(_rates_table(found.trials))
-    results.print(f"arm: {initial.arm}\nrecipe: {found.recipe}", markup=False)
+    _tell(_rates_table(found.trials))
+    _tell(f"arm: {initial.arm}\nrecipe: {found.recipe}")
 
 
 @app.command()
@@ -195,6 +195,15 @@ def check(
         for other in sides[number + 1 :]:
             require_other_people(side, other)
     results.print(f"{sum(map(len, sides))} exams can be trained on", markup=False)
+
+
+def _tell(result: str | Table) -> None:
+    """Print a result once, however many processes train."""
+    from osteosap.cli.console import results
+    from osteosap.training.devices import is_first_process
+
+    if is_first_process():
+        results.print(result, markup=False)
 
 
 _NEEDS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from osteosap.dicom.duplicates import drop_duplicates
 from osteosap.dicom.plan import StationPlan, check_images, find_gaps, plan_stations
 from osteosap.dicom.records import SeriesRecord, make_record
-from osteosap.dicom.rules import load_rules
+from osteosap.dicom.rules import load_rules, say_idle_rules
 from osteosap.dicom.selection import Selection, list_b, require_complete, select_series
 from osteosap.dicom.study import find_problem, find_series, sort_all
 from osteosap.errors import StudyError
@@ -79,7 +79,8 @@ def inspect_study(folder: Path, rules: Path | None = None) -> StudyInspection:
             check_images(plans)
         except StudyError as error:
             problem = error
-    warnings = (*warnings, *selection.warnings, *find_gaps(plans))
+    idle = say_idle_rules(headers, table)
+    warnings = (*warnings, *idle, *selection.warnings, *find_gaps(plans))
     records = tuple(make_record(part, selection) for part in parts)
     plan = () if problem else _say_plan(selection, plans)
     return StudyInspection(records, plan, warnings, str(problem) if problem else None)

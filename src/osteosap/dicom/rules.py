@@ -30,6 +30,7 @@ __all__ = [
     "SeriesRule",
     "load_rules",
     "rule_of",
+    "say_idle_rules",
     "words_of",
 ]
 
@@ -243,6 +244,18 @@ def load_rules(own: Path | None = None) -> tuple[SeriesRule, ...]:
 def rule_of(header: ImageHeader, rules: Sequence[SeriesRule]) -> SeriesRule:
     """The first rule that applies to an image; one that says so where none does."""
     return next((rule for rule in rules if rule.hold(header)), _UNKNOWN)
+
+
+def say_idle_rules(headers: Sequence[ImageHeader], rules: Sequence[SeriesRule]) -> tuple[str, ...]:
+    """A warning for each rule of the user that decides about no image."""
+    own = [rule for rule in rules if rule.by_user]
+    at_work = {id(rule_of(header, own)) for header in headers} if own else set()
+    return tuple(
+        f"rule {number} of your rules (role {rule.role}) applies to no image: its conditions hold "
+        "for none, or an earlier rule comes first"
+        for number, rule in enumerate(own, start=1)
+        if id(rule) not in at_work
+    )
 
 
 def words_of(header: ImageHeader) -> str:

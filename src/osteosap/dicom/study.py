@@ -18,7 +18,7 @@ from osteosap.dicom.pixels import PixelReader
 from osteosap.dicom.plan import StationPlan, check_images, find_gaps, plan_stations
 from osteosap.dicom.records import SeriesRecord, log_record, make_record
 from osteosap.dicom.roles import SeriesPart, sort_series
-from osteosap.dicom.rules import SeriesRule, load_rules
+from osteosap.dicom.rules import SeriesRule, load_rules, say_idle_rules
 from osteosap.dicom.selection import MR_REMEDY, require_complete, select_series
 from osteosap.errors import StudyError, VolumeError
 from osteosap.exam import StationImage
@@ -83,7 +83,8 @@ def read_study(folder: Path, rules: Path | None = None) -> StudyReading:
     check_images(plans)
     images, notes = _read_images(plans)
     simulated = any(header.simulated for header in headers)
-    said = (*warnings, *selection.warnings, *find_gaps(plans), *notes)
+    idle = say_idle_rules(headers, table)
+    said = (*warnings, *idle, *selection.warnings, *find_gaps(plans), *notes)
     return StudyReading(records, images, said, simulated)
 
 

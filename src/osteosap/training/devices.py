@@ -33,6 +33,7 @@ from osteosap.training.schedule import LoopConfig
 __all__ = [
     "Launch",
     "find_launch",
+    "is_first_process",
     "mean_over_ranks",
     "precision_of",
     "require_even_batch",
@@ -101,6 +102,11 @@ def _even(by: str, world: int, devices: int) -> Launch:
             remedy="Start the same number of processes on every node",
         )
     return Launch(by, devices, world // devices)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks for all; true for one alone."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def start_fabric(config: LoopConfig) -> Fabric:

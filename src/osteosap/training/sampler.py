@@ -246,7 +246,7 @@ class LesionSampler:
         """All patches of an epoch, shuffled."""
         if self._epoch is not None and self._epoch[0] == number:
             return self._epoch[1]
-        generator = np.random.default_rng([self.seed, number])
+        generator = np.random.default_rng([self.seed, 4, number])
         places = [self._lesion(generator, exam, lesion) for exam, lesion in self.lesions]
         places += [self._background(generator) for _ in range(self.epoch_length - len(places))]
         shuffled = [places[i] for i in generator.permutation(len(places))]
