@@ -36,6 +36,7 @@ __all__ = [
     "ADC_WINDOW_UM2_PER_S",
     "LESION_COLOUR",
     "b1000_projections",
+    "body_box",
     "body_height_mm",
     "display_windows",
     "exam_panel",
@@ -97,7 +98,7 @@ def b1000_projections(
         Inverted grey, as diffusion projections are read.
     """
     b1000, grid = images.channel("b1000"), images.grid
-    low, high = _body_box(images)
+    low, high = body_box(images)
     colours = {x.id: region_colour(x.region) for x in findings}
     largest = sorted(findings, key=lambda x: -x.volume_ml)[:n_numbered]
     pages = [Page(grid, CORONAL), Page(grid, SAGITTAL)]
@@ -146,7 +147,7 @@ def exam_panel(
     images, grid = exam.images, exam.images.grid
     page = Page(grid, CORONAL)
     plane = spine_plane(exam)
-    limit = page.around(*_body_box(images))
+    limit = page.around(*body_box(images))
     windows = display_windows(images)
     suffix = ", projected" if maps == "projected" else ""
     panels: list[tuple[str, str | Volume]] = [(_title(n), n) for n in _ORDER if n in windows]
@@ -237,7 +238,7 @@ def display_windows(images: Volume) -> dict[str, tuple[float, float]]:
 
 def body_height_mm(images: Volume) -> float:
     """Length of the imaged body, head to foot."""
-    low, high = _body_box(images)
+    low, high = body_box(images)
     return (high[2] - low[2] + 1) * images.spacing_mm[2]
 
 
@@ -254,7 +255,7 @@ def spine_plane(exam: Exam) -> int:
         spine = np.isin(exam.skeleton.array[0], _SPINE).sum(axis=(0, 2)) * shown
         if spine.any():
             return int(spine.argmax())
-    low, high = _body_box(exam.images)
+    low, high = body_box(exam.images)
     inside = np.flatnonzero(shown)
     inside = inside[(inside >= low[1]) & (inside <= high[1])]
     return int(inside[len(inside) // 2]) if inside.size else int((low[1] + high[1]) // 2)
@@ -353,7 +354,7 @@ def _largest_slice(lesions: Array, lesion: Lesion, grid: Grid) -> tuple[int, tup
     return int(level + low[2]), (float(i), float(j))
 
 
-def _body_box(images: Volume) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def body_box(images: Volume) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """First and last voxel (inclusive) along each axis of what is not air, on T1 or b1000."""
     name = "t1" if "t1" in images.channels else "b1000"
     image = images.channel(name)

@@ -1,4 +1,4 @@
-"""What a study did, for its report: arms, exams, folds, times."""
+"""What a study did, for its report: arms, exams, folds, times, and how the paper differs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from osteosap.reporting.paper_results import N_TEST_PATIENTS
 from osteosap.reporting.study_results import StudyResults
 from osteosap.reporting.study_runs import Run
 from osteosap.reporting.study_scores import arm_title, as_number
 from osteosap.reporting.study_tables import NOTHING
 
-__all__ = ["arm_rows", "cards", "facts", "fold_rows", "pretraining_rows", "time_rows"]
+__all__ = [
+    "arm_rows",
+    "cards",
+    "comparability",
+    "facts",
+    "fold_rows",
+    "pretraining_rows",
+    "time_rows",
+]
 
 Row = dict[str, Any]
 
@@ -114,6 +123,37 @@ def fold_rows(study: StudyResults) -> list[Row]:
     return rows
 
 
+def comparability(study: StudyResults) -> tuple[str, str]:
+    """Why our numbers and the paper's are not comparable, and what would make them so."""
+    reasons = []
+    if study.simulated:
+        reasons.append("our exams are simulated, the paper's are of patients")
+    else:
+        reasons.append("our exams are not the paper's")
+    network, patch, spacing = _network(study)
+    name = str(network.get("architecture", "unknown"))
+    if name != "swin_unetr" or network.get("feature_size", 48) != 48:
+        reasons.append(f"our network is {name}, the paper's Swin UNETR with feature size 48")
+    if patch and tuple(patch) != (96, 96, 96):
+        size = " x ".join(map(str, patch))
+        reasons.append(f"it sees patches of {size} voxels instead of 96 x 96 x 96")
+    if spacing:
+        told = " x ".join(f"{s:g}" for s in spacing)
+        reasons.append(f"voxels are {told} mm (the paper states no size)")
+    reasons += _other_measures(study)
+    n = max((len(arm.exams) for arm in study.scores.values()), default=0)
+    if n != N_TEST_PATIENTS:
+        reasons.append(
+            f"we test {n} exam{'s' if n != 1 else ''}, the paper {N_TEST_PATIENTS} patients"
+        )
+    remedy = (
+        "They would be comparable if the profile 'paper' ran on the paper's own exams and marks "
+        "(private), or, as a replication, on real exams of alike patients, marked by readers in "
+        "the same way: osteosap reproduce --profile paper --data DIR."
+    )
+    return "Ours and the paper's numbers are not comparable: " + "; ".join(reasons) + ".", remedy
+
+
 def time_rows(study: StudyResults) -> list[Row]:
     """Finished units and their time by kind."""
     kinds: dict[str, list[float]] = {}
@@ -123,6 +163,29 @@ def time_rows(study: StudyResults) -> list[Row]:
         {"kind": kind, "n": str(len(seconds)), "time": _duration(sum(seconds) / 60)}
         for kind, seconds in kinds.items()
     ]
+
+
+def _network(study: StudyResults) -> tuple[Mapping[str, Any], Any, Any]:
+    """Network, patch and spacing of the fine-tuning: of a weight file, else of the settings."""
+    for run in study.runs.values():
+        if run.arm and run.network:
+            return run.network, run.metadata.get("patch"), run.metadata.get("spacing_mm")
+    lesions = study.config.get("lesions") or {}
+    spacing = (lesions.get("input") or {}).get("spacing_mm")
+    return lesions.get("network") or {}, lesions.get("patch"), spacing
+
+
+def _other_measures(study: StudyResults) -> list[str]:
+    """Settings of the evaluation under which rows of the paper's table mean something else."""
+    settings = next((arm.settings for arm in study.scores.values()), {})
+    volume = as_number(settings.get("min_volume_ml"), 1.0)
+    limit = as_number(settings.get("froc_limit"), 15.0)
+    reasons = []
+    if volume != 1.0:
+        reasons.append(f"our large lesions are of at least {volume:g} mL instead of 1 mL")
+    if limit != 15.0:
+        reasons.append(f"our FROC area ends at {limit:g} false positives per exam instead of 15")
+    return reasons
 
 
 def _people(study: StudyResults) -> str:

@@ -26,8 +26,7 @@ from osteosap.reporting.drawing import (
     new_figure,
     png,
 )
-from osteosap.reporting.figures import _body_box as body_box
-from osteosap.reporting.figures import display_windows, spine_plane
+from osteosap.reporting.figures import body_box, display_windows, spine_plane
 from osteosap.reporting.study_results import StudyResults
 from osteosap.reporting.study_scores import ArmScores, ExamResult, LesionResult
 from osteosap.reporting.study_style import stamp
@@ -67,13 +66,17 @@ def choose_examples(arm: ArmScores) -> list[Case]:
     """Exams at the 25th, 50th and 75th percentile of an arm's Dice per patient, each once."""
     known = [(e.value("dice_mean_misses_as_0"), e) for e in arm.exams]
     ranked = sorted((x for x in known if math.isfinite(x[0])), key=lambda x: (x[0], x[1].name))
-    cases: dict[str, Case] = {}
-    for percent in (25, 50, 75):
-        if ranked:
-            value, exam = ranked[round(percent / 100 * (len(ranked) - 1))]
-            why = f"{percent}th percentile: {arm.title} Dice {value:.2f}"
-            cases.setdefault(exam.name, Case(exam, why))
-    return list(cases.values())
+    percents: dict[int, list[str]] = {}
+    for percent in (25, 50, 75) if ranked else ():
+        place = round(percent / 100 * (len(ranked) - 1))
+        percents.setdefault(place, []).append(f"{percent}th")
+    return [
+        Case(
+            ranked[place][1],
+            f"{' and '.join(told)} percentile: {arm.title} Dice {ranked[place][0]:.2f}",
+        )
+        for place, told in percents.items()
+    ]
 
 
 def exam_picture(study: StudyResults, case: Case) -> bytes:
@@ -183,7 +186,7 @@ def _read(study: StudyResults, name: str) -> Exam:
 
 def _map(exam: Exam) -> Array:
     assert exam.lesions is not None  # required when it was read
-    return exam.lesions.array[0]
+    return np.asarray(exam.lesions.array[0])
 
 
 def _predictions(study: StudyResults, name: str, exam: Exam) -> dict[str, Array]:
@@ -256,7 +259,7 @@ def _label(figure: Any, study: StudyResults, case: Case, sheet: _Sheet) -> None:
     width, height = sheet.width, sheet.height
     figure.text(
         0.06 / width, 1.0 - 0.25 / height, f"{study.label(case.exam.name)}, {case.why}",
-        color=LIGHT, fontsize=9, ha="left", va="top",
+        color=LIGHT, fontsize=9, ha="left", va="top", parse_math=False,
     )  # fmt: skip
     words = (
         ("reference", REFERENCE_COLOUR),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,17 +122,28 @@ def write_study_report(
     files |= {picture.name: picture.content for picture in pictures}
     content = _content(found, pictures, remarks)
     tell("pages", 0.97)
+    links = {name: f"figures/{name}.png" for name in files}
+    html, markdown = _html(content, files), _markdown(content, links)
     with replace_on_success(target) as aside:
         for name, image in files.items():
-            write_bytes(aside / "figures" / f"{name}.png", image)
-        links = {name: f"figures/{name}.png" for name in files}
-        write_text(aside / "study.html", _html(content, files))
-        write_text(aside / "study.md", _markdown(content, links))
-        (aside / "figures").mkdir(exist_ok=True)
-        for name in (*_PAGES, "figures"):
-            move_into_place(aside / name, target / name)
+            write_bytes(aside / links[name], image)
+        write_text(aside / "study.html", html)
+        write_text(aside / "study.md", markdown)
+        _replace(aside, target, ["study.html", *links.values(), "study.md"])
     tell("report", 1.0)
     return [target / name for name in _PAGES] + [target / links[name] for name in files]
+
+
+def _replace(aside: Path, target: Path, names: Sequence[str]) -> None:
+    """Move files into place one by one, so that no moment lacks one that a page shows.
+
+    The page that needs no other file and marks the folder as ours goes first; figures that only an
+    earlier report had go last.
+    """
+    for name in names:
+        move_into_place(aside / name, target / name)
+    for name in set(_own_files(target)) - set(names):
+        (target / name).unlink(missing_ok=True)
 
 
 def _silent(_line: str, _share: float) -> None:
@@ -195,7 +207,7 @@ def _content(
     study: StudyResults, pictures: Sequence[_Picture], remarks: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that the templates print."""
-    not_comparable, remedy = tables.comparability(study)
+    not_comparable, remedy = account.comparability(study)
     return {
         "study": study,
         "generator": f"{_GENERATOR} {__version__}",
@@ -261,8 +273,10 @@ def _environment(
 
 
 def _cell(value: Any) -> Any:
-    """Text that cannot break a table of Markdown."""
-    return value.replace("|", "\\|").replace("\n", " ") if isinstance(value, str) else value
+    """Text that can neither break a table of Markdown nor start a tag of HTML."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", value.replace("|", "\\|").replace("\n", " "))
 
 
 def _source(environment: jinja2.Environment, name: str) -> str:

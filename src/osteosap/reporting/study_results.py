@@ -21,6 +21,7 @@ from osteosap.reporting.study_scores import (
     MeasureTest,
     arm_title,
     as_number,
+    is_plain_name,
     read_arm,
     read_tests,
 )
@@ -101,7 +102,7 @@ class StudyResults:
         """
         if self.simulated:
             return exam
-        names = sorted({e.name for arm in self.scores.values() for e in arm.exams})
+        names = sorted({name for arm in self.scores.values() for name in arm.names})
         return f"exam {names.index(exam) + 1}" if exam in names else "an exam"
 
 
@@ -118,15 +119,7 @@ def read_study(folder: Path) -> StudyResults:
             f"no study.json in {folder}", remedy="Point to a folder of 'osteosap reproduce'"
         )
     content = read_json(folder / "study.json")
-    try:
-        arms = tuple(str(arm) for arm in content["arms"])
-        seeds = tuple(int(seed) for seed in content.get("seeds", ()))
-        simulated = bool(content["simulated"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{folder / 'study.json'} does not say what was compared ({error})",
-            remedy="Start the study again with 'osteosap reproduce'",
-        ) from error
+    arms, seeds = _identity(content, folder / "study.json")
     notes = _Notes([])
     scores = _read_scores(folder, arms, notes)
     folds = notes.part(folder, "folds.json", read_folds)
@@ -140,11 +133,11 @@ def read_study(folder: Path) -> StudyResults:
     return StudyResults(
         folder=folder,
         profile=str(content.get("profile", "unnamed")),
-        simulated=simulated,
+        simulated=content["simulated"],
         arms=arms,
         seeds=seeds,
-        config=content.get("config") or {},
-        versions={str(k): str(v) for k, v in (content.get("versions") or {}).items()},
+        config=_mapping(content.get("config")),
+        versions={str(k): str(v) for k, v in _mapping(content.get("versions")).items()},
         config_hash=str(content.get("config_hash", "")),
         scores=scores,
         tests=tests,
@@ -156,6 +149,31 @@ def read_study(folder: Path) -> StudyResults:
         patients=_patients(folder, content, notes),
         remarks=tuple(dict.fromkeys(notes.lines)),
     )
+
+
+def _identity(content: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Arms and seeds of ``study.json``, which must also say whether the exams are simulated."""
+    arms, seeds = content.get("arms"), content.get("seeds", [])
+    wrong = [
+        name
+        for name, right in (
+            ("arms", isinstance(arms, list) and arms and all(map(is_plain_name, arms))),
+            ("seeds", isinstance(seeds, list) and all(isinstance(s, int) for s in seeds)),
+            # whatever else stands there must not let the names of real exams through
+            ("simulated", isinstance(content.get("simulated"), bool)),
+        )
+        if not right
+    ]
+    if wrong:
+        raise InputError(
+            f"{path} does not say what was compared: {', '.join(wrong)} missing or no such value",
+            remedy="Start the study again with 'osteosap reproduce'",
+        )
+    return tuple(arms or ()), tuple(seeds)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 @dataclass
@@ -195,6 +213,8 @@ def _read_scores(folder: Path, arms: Sequence[str], notes: _Notes) -> dict[str, 
         )
         if scores is not None:
             found[name] = scores
+            if name in extra:
+                notes.add(f"scores/{name} is of no arm of study.json, perhaps of an earlier start")
             if not scores.exams:
                 notes.add(f"{arm_title(name)}: no exam has lesion scores")
     if len({tuple(e.name for e in arm.exams) for arm in found.values()}) > 1:
@@ -220,9 +240,10 @@ def _read_runs(folder: Path, notes: _Notes) -> dict[str, Run]:
 def _patients(folder: Path, content: Mapping[str, Any], notes: _Notes) -> Path | None:
     given = content.get("patients")
     places = [Path(given)] if isinstance(given, str) else []
+    places += [folder / name for name in _PATIENTS]  # a data folder may be of another layout
     if isinstance(content.get("data_folder"), str):
         places.append(Path(content["data_folder"]) / "patients")
-    for place in (*places, *(folder / name for name in _PATIENTS)):
+    for place in places:
         if place.is_dir():
             return place
     notes.add("the folder of the patients' exams is not there: no pictures")

@@ -19,6 +19,7 @@ __all__ = [
     "arm_title",
     "as_number",
     "encoder_title",
+    "is_plain_name",
     "read_arm",
     "read_tests",
 ]
@@ -134,6 +135,8 @@ class ArmScores:
         As in ``evaluation.json``.
     exams
         Those with lesion scores.
+    names
+        Of all exams, those without lesion scores among them.
     n_left_out
         References without a prediction (those of the tuning fold).
     """
@@ -142,6 +145,7 @@ class ArmScores:
     summary: Mapping[str, Any]
     settings: Mapping[str, Any]
     exams: tuple[ExamResult, ...]
+    names: tuple[str, ...] = ()
     n_left_out: int = 0
 
     @property
@@ -196,15 +200,30 @@ def as_number(value: Any, otherwise: float = math.nan) -> float:
     return float(value) if math.isfinite(value) else otherwise
 
 
+def is_plain_name(name: object) -> bool:
+    """Whether this can only be the name of one file or folder, no path that leads elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
 def read_arm(path: Path, name: str) -> ArmScores:
-    """Scores of an arm from its ``evaluation.json``."""
+    """Scores of an arm from its ``evaluation.json``.
+
+    Raises
+    ------
+    ValueError
+        An exam's name is a path.
+    """
     content = read_json(path)
+    names = tuple(row["exam"] for row in content["exams"])
+    if not all(map(is_plain_name, names)):
+        raise ValueError("an exam's name is a path")
     left_out = content.get("references_without_prediction") or {}
     return ArmScores(
         name,
         dict(content["summary"]),
         dict(content["settings"]),
         tuple(_exam(row) for row in content["exams"] if row.get("lesions")),
+        names,
         int(left_out.get("n", 0)),
     )
 

@@ -14,11 +14,7 @@ import numpy as np
 
 from osteosap.anatomy import REGIONS, UNASSIGNED
 from osteosap.evaluation.statistics import Bootstrap
-from osteosap.reporting.paper_results import (
-    N_TEST_PATIENTS,
-    PAPER_SKELETON_DICE,
-    PAPER_TABLE,
-)
+from osteosap.reporting.paper_results import PAPER_SKELETON_DICE, PAPER_TABLE
 from osteosap.reporting.study_boxes import MEASURE_TITLES, stars
 from osteosap.reporting.study_results import StudyResults
 from osteosap.reporting.study_scores import (
@@ -32,7 +28,6 @@ from osteosap.reporting.study_scores import (
 __all__ = [
     "NOTHING",
     "Cell",
-    "comparability",
     "feature_rows",
     "main_rows",
     "more_rows",
@@ -86,34 +81,6 @@ def more_rows(study: StudyResults) -> list[Row]:
         {"title": title, "ours": {name: make(arm, 3) for name, arm in study.scores.items()}}
         for title, make in _MORE.items()
     ]
-
-
-def comparability(study: StudyResults) -> tuple[str, str]:
-    """Why our numbers and the paper's are not comparable, and what would make them so."""
-    reasons = []
-    if study.simulated:
-        reasons.append("our exams are simulated, the paper's are of patients")
-    else:
-        reasons.append("our exams are not the paper's")
-    network, patch, spacing = _network(study)
-    name = str(network.get("architecture", "unknown"))
-    if name != "swin_unetr" or network.get("feature_size", 48) != 48:
-        reasons.append(f"our network is {name}, the paper's Swin UNETR with feature size 48")
-    if patch and tuple(patch) != (96, 96, 96):
-        size = " x ".join(map(str, patch))
-        reasons.append(f"it sees patches of {size} voxels instead of 96 x 96 x 96")
-    if spacing:
-        told = " x ".join(f"{s:g}" for s in spacing)
-        reasons.append(f"voxels are {told} mm (the paper states no size)")
-    n = max((len(arm.exams) for arm in study.scores.values()), default=0)
-    if n != N_TEST_PATIENTS:
-        reasons.append(f"we test {n} exams, the paper {N_TEST_PATIENTS} patients")
-    remedy = (
-        "They would be comparable if the profile 'paper' ran on the paper's own exams and marks "
-        "(private), or, as a replication, on real exams of alike patients, marked by readers in "
-        "the same way: osteosap reproduce --profile paper --data DIR."
-    )
-    return "Ours and the paper's numbers are not comparable: " + "; ".join(reasons) + ".", remedy
 
 
 def test_rows(study: StudyResults) -> list[Row]:
@@ -354,16 +321,6 @@ _MORE: Mapping[str, Callable[[ArmScores, int], Cell]] = {
     "ICC(2,1) of log10 burden": _value_of("burden", "icc_log", **_ICC),
     "Calibration error of voxels above 0.1": _calibration_error,
 }
-
-
-def _network(study: StudyResults) -> tuple[Mapping[str, Any], Any, Any]:
-    """Network, patch and spacing of the fine-tuning: of a weight file, else of the settings."""
-    for run in study.runs.values():
-        if run.arm and run.network:
-            return run.network, run.metadata.get("patch"), run.metadata.get("spacing_mm")
-    lesions = study.config.get("lesions") or {}
-    spacing = (lesions.get("input") or {}).get("spacing_mm")
-    return lesions.get("network") or {}, lesions.get("patch"), spacing
 
 
 def _region(found: Mapping[str, Any] | None) -> Row:
