@@ -17,7 +17,7 @@ from osteosap.study.plan import Unit
 
 # stands for 'osteosap': appends a line to the file named, after some seconds; 'fail' fails
 PROGRAM = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 what, path, seconds = sys.argv[1:4]
 time.sleep(float(seconds))
 if what == "fail":
@@ -26,6 +26,8 @@ file = pathlib.Path(path)
 file.parent.mkdir(parents=True, exist_ok=True)
 if what == "make":
     file.write_text("made\\n")
+if what == "threads":
+    file.write_text(os.environ.get("OMP_NUM_THREADS", "all"))
 with pathlib.Path("calls.txt").open("a") as log:
     log.write(path + "\\n")
 """
@@ -66,6 +68,21 @@ def test_units_run_after_what_they_need_and_once(study: Path) -> None:
     assert _calls(study) == calls
     assert all(is_finished(unit, study) for unit in units)
     assert read_json(study / "units" / "a.json")["seconds"] >= 0.0
+
+
+@pytest.mark.parametrize(
+    ("at_once", "asked", "threads"),
+    [(1, None, "all"), (2, None, "2"), (9, None, "1"), (2, "3", "3")],
+)
+def test_units_side_by_side_share_the_cores(
+    study: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, asked: str | None, threads: str
+) -> None:
+    monkeypatch.setattr(engine.os, "cpu_count", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    run_plan([_unit("a", what="threads")], study, engine=Engine(at_once=at_once))
+    assert (study / "a.txt").read_text() == threads
 
 
 def test_a_changed_result_or_setting_runs_what_follows_again(study: Path) -> None:

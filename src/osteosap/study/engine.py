@@ -13,12 +13,14 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -101,8 +103,15 @@ def run_plan(
         )
 
 
-def run_unit(unit: Unit, study: Path) -> None:
+def run_unit(unit: Unit, study: Path, *, threads: int | None = None) -> None:
     """Run one unit unless it is finished; what it prints goes to ``units/NAME.log``.
+
+    Parameters
+    ----------
+    unit, study
+        What to run, in which folder.
+    threads
+        For its computations; None: as many as the system and the user's ``OMP_NUM_THREADS`` say.
 
     Raises
     ------
@@ -123,6 +132,7 @@ def run_unit(unit: Unit, study: Path) -> None:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+                env=os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
                 pass_fds=(lock,),  # a process that outlives us keeps the lock
                 check=False,
             ).returncode
@@ -223,7 +233,12 @@ class _Submit(Protocol):
 @contextlib.contextmanager
 def _executor(study: Path, engine: Engine) -> Iterator[_Submit]:
     pool = ThreadPoolExecutor(max(1, engine.at_once))
-    run = run_unit if engine.kind == "local" else _through_slurm(study, engine)
+    run: Callable[[Unit, Path], None] = run_unit
+    if engine.kind == "slurm":
+        run = _through_slurm(study, engine)
+    elif engine.at_once > 1 and "OMP_NUM_THREADS" not in os.environ:
+        # units that each take all cores wait for one another at every step: many times slower
+        run = partial(run_unit, threads=max(1, (os.cpu_count() or 1) // engine.at_once))
 
     def submit(unit: Unit) -> Future[None]:
         return pool.submit(run, unit, study)
