@@ -49,7 +49,7 @@ def test_training_lowers_the_loss_and_logs_it(tmp_path: Path) -> None:
     assert result.steps == len(rows) == len(said) == 40
     first = np.mean([float(r["loss"]) for r in rows[:5]])
     last = np.mean([float(r["loss"]) for r in rows[-5:]])
-    assert last < 0.8 * first
+    assert last < 0.9 * first
     assert result.validation == {"score": 1.0}
     assert "score,1.0" in (tmp_path / "validation.csv").read_text()
     assert (tmp_path / "state.pt").is_file()

@@ -21,6 +21,12 @@ ON_FACE = 1e-3
 """Voxels by which a point may miss an outer face and still count as inside."""
 SLAB = 16
 """Planes of the target that are interpolated at once."""
+UNDO_STEPS = 12
+"""Steps of the search for the place that a displacement carries to a voxel ..."""
+UNDO_DAMPING = 0.7
+"""... of this share of what is missing ..."""
+UNDONE_MM = 0.5
+"""... which has found it if its last step was shorter."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,7 @@ class DwiAlignment:
         places = np.asarray(xyz_mm, np.float64) @ self.rigid[:3, :3].T + self.rigid[:3, 3]
         if self.displacement_mm is None or self.displacement_grid is None:
             return np.asarray(places)
-        inverse = np.linalg.inv(self.displacement_grid.affine)
-        index = (places @ inverse[:3, :3].T + inverse[:3, 3]).T
-        moves = [
-            ndimage.map_coordinates(d, index, order=1, mode="nearest", output=np.float64)
-            for d in self.displacement_mm
-        ]
+        moves = [self._at(places, d) for d in self.displacement_mm]
         return np.asarray(places + np.stack(moves, axis=1))
 
     def resample(
@@ -125,6 +126,51 @@ class DwiAlignment:
             )
             out[planes][inside] = values
         return out
+
+    def undone(self, grid: Grid) -> tuple[npt.NDArray[np.float64], Floats, npt.NDArray[np.bool_]]:
+        """Where on T1 every voxel of a DWI grid comes from, and how EPI has changed its signal.
+
+        Returns
+        -------
+        points
+            (N, 3), RAS mm on T1, voxels in C order.
+        density
+            Factor on the DWI's signal that undoes pile-up: signal is conserved, so that what is
+            squeezed is bright (Chang and Fitzpatrick 1992, doi 10.1109/42.158935).
+        single
+            Whether the displacement can be undone there.
+        """
+        index = np.indices(grid.shape, dtype=np.float64).reshape(3, -1).T
+        seen = index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+        back = np.linalg.inv(self.rigid)
+        place, n = seen, len(seen)
+        density, single = np.ones(n, np.float32), np.ones(n, bool)
+        if self.displacement_mm is not None and self.displacement_grid is not None:
+            fields = self.displacement_mm
+            for _ in range(UNDO_STEPS):
+                moves = [self._at(place, d) if d.any() else np.zeros(n) for d in fields]
+                step = UNDO_DAMPING * (seen - np.stack(moves, axis=1) - place)
+                place = place + step
+            single = np.abs(step).max(axis=1) < UNDONE_MM
+            density = self._at(place, self._stretch()).astype(np.float32)
+        return place @ back[:3, :3].T + back[:3, 3], density, single
+
+    def _at(self, points: npt.NDArray[np.float64], values: Numbers) -> npt.NDArray[np.float64]:
+        """Values on the displacement's grid at points (N, 3) of the DWI's world."""
+        assert self.displacement_grid is not None
+        inverse = np.linalg.inv(self.displacement_grid.affine)
+        index = (points @ inverse[:3, :3].T + inverse[:3, 3]).T
+        out = ndimage.map_coordinates(values, index, order=1, mode="nearest", output=np.float64)
+        return np.asarray(out)
+
+    def _stretch(self) -> npt.NDArray[np.float64]:
+        """Volume of a voxel of the displacement's grid once it is displaced, over its own."""
+        assert self.displacement_grid is not None
+        assert self.displacement_mm is not None
+        turn = np.linalg.inv(self.displacement_grid.affine)[:3, :3]
+        moves = np.tensordot(turn, self.displacement_mm.astype(np.float64), axes=1)
+        slopes = np.stack([np.stack(np.gradient(m)) for m in moves])
+        return np.asarray(np.linalg.det(np.moveaxis(slopes, (0, 1), (-2, -1)) + np.eye(3)))
 
     def _index_of(self, source: Grid, target: Grid, planes: slice, matrix: Affine) -> Floats:
         """Source indices (3, n, J, K) of some planes of the target."""

@@ -3,8 +3,9 @@
 ::
 
     T1:  bias -> align stations -> match intensities -> stitch -> body mask
-    DWI: choose protocol -> bias (lowest b, for all) -> ADC fit -> register every station to T1
-         -> match intensities -> b1000 and ADC on the T1 grid
+    DWI: choose protocol -> eddy currents -> ADC fit -> bias, a first guess (lowest b, for all)
+         -> register every station to T1 -> bias again, in muscle -> match intensities
+         -> b1000 and ADC on the T1 grid
 """
 
 from __future__ import annotations

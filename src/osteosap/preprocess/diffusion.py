@@ -10,87 +10,31 @@ import numpy as np
 import numpy.typing as npt
 
 from osteosap.exam import HANDED_OVER, StationImage
-from osteosap.geometry import Grid, inside_of
-from osteosap.preprocess.adc import compute_b, fit_adc, grey_step
+from osteosap.geometry import inside_of
+from osteosap.preprocess.adc import compute_b
 from osteosap.preprocess.alignment import DwiAlignment
 from osteosap.preprocess.b1000 import TARGET_B, B1000Choice, b_values_for_adc
-from osteosap.preprocess.bias import BiasField, correct_bias, estimate_bias
 from osteosap.preprocess.body import foreground_threshold
-from osteosap.preprocess.eddy import Eddy, common_eddy, correct_eddy, find_eddy
+from osteosap.preprocess.dwi_station import (
+    DwiStation,
+    fitted,
+    stations_of,
+    unbiased,
+    unbiased_in_muscle,
+    without_eddies,
+)
+from osteosap.preprocess.evening import evened
 from osteosap.preprocess.groups import NOTABLE, DwiGroup, select_stations
 from osteosap.preprocess.record import Job, number
-from osteosap.preprocess.register import (
-    coverage_of,
-    phase_axis,
-    register_station,
-    require_coverage,
-)
+from osteosap.preprocess.register import coverage_of, register_station, require_coverage
 from osteosap.preprocess.seams import match_stations
 from osteosap.preprocess.stations import StationLayout, lay_out
-from osteosap.preprocess.stitch import Placed, blend, place_station
-from osteosap.preprocess.target import Target, note_bias
-from osteosap.volume import Volume
+from osteosap.preprocess.stitch import blend
+from osteosap.preprocess.target import Target
 
 __all__ = ["Diffusion", "DwiStation", "bring_dwi_to_t1", "view_of"]
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class DwiStation:
-    """One station of the DWI on its own grid.
-
-    Parameters
-    ----------
-    images
-        Volumes by b-value, lowest first, those that are needed; without bias once it is corrected.
-    axis
-        Index axis along which the stations are stacked.
-    adc, s0
-        Fit in um2/s and signal at b = 0; None where no fit is possible; 0 where there is noise.
-    bias
-        What was taken off the images; None for nothing.
-    alignment
-        How it lies to T1; None: by scanner coordinates.
-    scale
-        Factor that makes its images agree with its neighbours.
-    """
-
-    images: dict[float, Volume]
-    axis: int
-    adc: Floats | None = None
-    s0: Floats | None = None
-    bias: BiasField | None = None
-    alignment: DwiAlignment | None = None
-    scale: float = 1.0
-
-    @property
-    def lowest(self) -> Volume:
-        """The image of the lowest b-value."""
-        return next(iter(self.images.values()))
-
-    @property
-    def grid(self) -> Grid:
-        """Grid as acquired."""
-        return self.lowest.grid
-
-    def place(self, array: Floats, target: Grid) -> Placed:
-        """An array on the station's grid, on the grid of T1."""
-        volume = Volume.single(array, self.grid.affine, "dwi")
-        return place_station(volume, target, axis=self.axis, alignment=self.alignment)
-
-    def place_masked(self, array: Floats, mask: npt.NDArray[np.bool_], target: Grid) -> Placed:
-        """As :meth:`place`, but averaging only voxels inside a mask; weight 0 outside it.
-
-        Voxels at the mask's edge are not mixed with the zeros outside: a rim of halved ADC would
-        look like restricted diffusion.
-        """
-        values = self.place(np.where(mask, array, 0).astype(np.float32), target)
-        share = self.place(mask.astype(np.float32), target).array
-        inside = share >= 0.5
-        out = np.zeros_like(values.array)
-        np.divide(values.array, share, out=out, where=inside)
-        return replace(values, array=out, weight=np.asarray(values.weight * inside, np.float32))
 
 
 @dataclass(frozen=True)
@@ -169,17 +113,21 @@ def bring_dwi_to_t1(
         ADC maps made by the scanner that go with this protocol; may be empty.
     """
     layout = lay_out([s[0].grid for s in group.stations])
-    raw = _stations(group, choice, layout, job)
+    raw = stations_of(group, choice, layout, job)
     handed = group.name == HANDED_OVER
     stations = raw
     if not job.leaves_alone("eddy currents", enabled=job.config.eddy.enabled, handed=handed):
-        stations = _without_eddies(stations, job)
-    stations = _fitted(stations, b_values_for_adc(group.b_values, config=job.config), job)
-    if not job.leaves_alone("bias dwi", enabled=job.config.bias.enabled, handed=handed):
-        stations = _unbiased(stations, layout, job)
+        stations = without_eddies(stations, job)
+    stations = fitted(stations, b_values_for_adc(group.b_values, config=job.config), job)
+    biased = stations
+    corrects = not job.leaves_alone("bias dwi", enabled=job.config.bias.enabled, handed=handed)
+    if corrects:
+        stations = unbiased(biased, job)
     registers = job.config.registration.enabled
     if not job.leaves_alone("registration", enabled=registers, handed=handed):
         stations = _registered(stations, target, layout, job)
+    if corrects:
+        stations = unbiased_in_muscle(biased, stations, target, layout, job)
     stations, after = _matched(raw, stations, target, layout, job)
     b1000 = _b1000(stations, target, choice=choice, job=job)
     adc, origin = _adc(stations, target, maps=maps, b_values=group.b_values, job=job)
@@ -192,97 +140,6 @@ def bring_dwi_to_t1(
     }
     ordered = tuple(stations[i] for i in layout.order)
     return Diffusion(b1000, adc, origin, ordered, pictures)
-
-
-def _stations(
-    group: DwiGroup, choice: B1000Choice, layout: StationLayout, job: Job
-) -> list[DwiStation]:
-    """Stations with the b-values that are needed, with what storing them cut off on average."""
-    needed = {group.b_values[0], *b_values_for_adc(group.b_values, config=job.config)}
-    if choice.source != "computed":
-        needed.add(choice.b_value_s_per_mm2)
-
-    def stored(volume: Volume) -> Volume:
-        half = 0.0 if group.name == HANDED_OVER else grey_step(volume.array[0]) / 2
-        raised = volume.array.astype(np.float32) + np.float32(half)
-        return volume if not half else Volume(raised, volume.affine, volume.channels)
-
-    return [
-        DwiStation({b: stored(station[group.b_values.index(b)]) for b in sorted(needed)}, axis)
-        for station, axis in zip(group.stations, layout.axes, strict=True)
-    ]
-
-
-def _without_eddies(stations: Sequence[DwiStation], job: Job) -> list[DwiStation]:
-    """Stations whose higher b-values lie on the lowest one."""
-    config = job.config.eddy
-    higher = [b for b in list(stations[0].images)[1:] if b >= config.min_b_s_per_mm2]
-    if not higher:
-        job.step("eddy currents", f"no b-value of {config.min_b_s_per_mm2:g} or more to correct")
-        return list(stations)
-    axis, shape = phase_axis(stations[0].grid), stations[0].grid.shape
-
-    def one(pair: tuple[DwiStation, float]) -> Eddy:
-        station, b = pair
-        return find_eddy(station.lowest, station.images[b], axis=axis, config=config)
-
-    pairs = [(station, b) for b in higher for station in stations]
-    found = job.each("find eddy currents", one, pairs)
-    n = len(stations)
-    common = {b: common_eddy(found[n * k : n * (k + 1)], shape) for k, b in enumerate(higher)}
-    said = "; ".join(f"b{b:g}: {eddy.reason}" for b, eddy in common.items())
-    largest = {f"b{b:g}": round(eddy.largest_mm, 2) for b, eddy in common.items()}
-    job.step("eddy currents", said, displacement_mm=largest)
-    return [
-        replace(
-            station,
-            images={
-                b: correct_eddy(v, common[b]) if b in common else v
-                for b, v in station.images.items()
-            },
-        )
-        for station in stations
-    ]
-
-
-def _fitted(
-    stations: Sequence[DwiStation], b_values: Sequence[float], job: Job
-) -> list[DwiStation]:
-    """Stations with the fit of their ADC where there are two b-values."""
-    if not b_values:
-        return list(stations)
-    config = job.config
-
-    def one(station: DwiStation) -> DwiStation:
-        signals = np.stack([station.images[b].array[0] for b in b_values])
-        top = float(np.percentile(station.lowest.array.astype(np.float32), 99))
-        adc, s0 = fit_adc(
-            signals,
-            b_values,
-            weighting=config.adc_weighting,
-            noise_floor=config.noise_floor_fraction * top,
-        )
-        return replace(station, adc=adc, s0=s0)
-
-    return job.each("fit the ADC", one, stations)
-
-
-def _unbiased(stations: Sequence[DwiStation], layout: StationLayout, job: Job) -> list[DwiStation]:
-    """Stations without the bias of the coils: the field of the lowest b-value, for all of them.
-
-    It cancels in the ADC, whatever it is, since all b-values share it.
-    """
-
-    def one(station: DwiStation) -> DwiStation:
-        field = estimate_bias(station.lowest, config=job.config.bias.for_dwi())
-        images = {b: correct_bias(v, field) for b, v in station.images.items()}
-        s0 = None if station.s0 is None else station.s0 / field.on(station.grid)
-        return replace(station, images=images, s0=s0, bias=field)
-
-    corrected = job.each("correct the bias of DWI", one, stations)
-    fields = [corrected[i].bias for i in layout.order]
-    note_bias("dwi", [f for f in fields if f is not None], job)
-    return corrected
 
 
 def _registered(
@@ -329,9 +186,11 @@ def _matched(
         [replace(p, weight=np.asarray(p.weight * target.body[p.box])) for p in placed]
         for placed in (before, after)
     ]  # beside the body there is noise, which is no seam
-    scales = match_stations(inside[0], inside[1], layout, job=job, channel="dwi")
-    scaled = [replace(s, scale=scale) for s, scale in zip(stations, scales, strict=True)]
-    return scaled, blend(after, target.grid.shape, scales=scales)
+    match = match_stations(inside[0], inside[1], layout, job=job, channel="dwi", grid=target.grid)
+    levels = zip(stations, match.scales, match.fields, strict=True)
+    matched = [replace(s, scale=scale, evening=field) for s, scale, field in levels]
+    even = match.evened(after, target.grid)
+    return matched, blend(even, target.grid.shape, scales=match.scales)
 
 
 def _b1000(
@@ -344,14 +203,18 @@ def _b1000(
     shape, scales = target.grid.shape, [s.scale for s in stations]
     if choice.source != "computed":
         b = choice.b_value_s_per_mm2
-        acquired = [s.place(s.images[b].array[0], target.grid) for s in stations]
+        acquired = [
+            evened(s.place(s.images[b].array[0], target.grid), s.evening, target.grid)
+            for s in stations
+        ]
         return blend(acquired, shape, scales=scales)
     placed = []
     for station in stations:
         if station.adc is None or station.s0 is None:  # choose_b1000 says computed only with a fit
             raise AssertionError("b1000 cannot be computed without a fit")
         image = compute_b(station.adc, station.s0, TARGET_B)
-        placed.append(station.place_masked(image, station.s0 > 0, target.grid))
+        shown = station.place_masked(image, station.s0 > 0, target.grid)
+        placed.append(evened(shown, station.evening, target.grid))
     return blend(placed, shape, scales=scales) * target.body
 
 
@@ -364,15 +227,15 @@ def _adc(
     job: Job,
 ) -> tuple[Floats | None, dict[str, Any]]:
     """The ADC map (um2/s) on T1, and where it comes from."""
-    fitted = b_values_for_adc(b_values, config=job.config)
-    if maps and (not fitted or job.config.adc_source == "scanner"):
+    used = b_values_for_adc(b_values, config=job.config)
+    if maps and (not used or job.config.adc_source == "scanner"):
         adc, origin = _scanner_adc(maps, stations, target, job)
-        done = "the scanner's map" + (", as set" if fitted else ": no fit is possible")
+        done = "the scanner's map" + (", as set" if used else ": no fit is possible")
         if all(image.group == HANDED_OVER for image in maps):
             done, origin = "the map that was handed over", origin | {"source": "handed over"}
         job.step("adc", done, **origin)
         return adc, origin
-    if not fitted:
+    if not used:
         job.step("adc", "none: one b-value and no map of the scanner", source="none")
         job.warn(
             "no ADC: one b-value and no ADC map of the scanner that goes with it; "
@@ -387,12 +250,12 @@ def _adc(
     adc = blend(placed, target.grid.shape) * target.body
     origin = {
         "source": "fit",
-        "b_values_s_per_mm2": list(fitted),
+        "b_values_s_per_mm2": list(used),
         "weighting": job.config.adc_weighting,
     }
     if maps:
         origin["against_scanner"] = _difference(adc, _scanner_adc(maps, stations, target, job)[0])
-    listed = "/".join(f"{b:g}" for b in fitted)
+    listed = "/".join(f"{b:g}" for b in used)
     job.step("adc", f"mono-exponential fit of b {listed} inside the body", **origin)
     return adc, origin
 

@@ -14,7 +14,14 @@ from osteosap.errors import VolumeError
 from osteosap.preprocess.body import foreground_threshold
 from osteosap.preprocess.stitch import Placed
 
-__all__ = ["StationScales", "seam_mismatch", "station_scales"]
+__all__ = [
+    "StationScales",
+    "overlap_box",
+    "overlap_signals",
+    "seam_mismatch",
+    "station_scales",
+    "tissue_level",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -66,7 +73,7 @@ def station_scales(placed: Sequence[Placed], order: Sequence[int]) -> StationSca
     Ceranka et al. 2023, doi 10.1016/j.cmpb.2023.107811
     """
     n = len(order)
-    levels = [_level(station) for station in placed]
+    levels = [tissue_level(station) for station in placed]
     scales, voxels, warnings = [1.0] * n, [0] * n, []
     centre = n // 2
     pairs = [(order[p], order[p + 1]) for p in range(centre, n - 1)]
@@ -119,10 +126,10 @@ def seam_mismatch(
     mismatch
         For each neighbouring pair in order; NaN where too little tissue is in both.
     """
-    levels = [_level(station) for station in placed]
+    levels = [tissue_level(station) for station in placed]
     found = []
     for a, b in pairwise(order):
-        both = _overlap(placed, a, b, levels)
+        both = overlap_signals(placed, a, b, levels)
         if both is None:
             found.append(float("nan"))
             continue
@@ -132,7 +139,7 @@ def seam_mismatch(
     return tuple(found)
 
 
-def _level(station: Placed) -> float:
+def tissue_level(station: Placed) -> float:
     """Signal above which a station shows tissue, told from where its weight is not 0."""
     shown = station.array[np.broadcast_to(station.weight, station.array.shape) > 0]
     try:
@@ -160,20 +167,18 @@ def _block_mismatch(
     return float(np.median(2 * np.abs(x - y) / (x + y)))
 
 
-def _overlap(
+def overlap_signals(
     placed: Sequence[Placed], inner: int, outer: int, levels: Sequence[float]
 ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]] | None:
     """Signals of two stations on their common box, and the voxels that are tissue in both."""
     a, b = placed[inner], placed[outer]
-    start = np.maximum(a.start, b.start)
-    stop = np.minimum(np.add(a.start, a.array.shape), np.add(b.start, b.array.shape))
-    if (stop <= start).any():
+    common = overlap_box(a, b)
+    if common is None:
         return None
-    signals, tissue = [], np.ones(tuple(stop - start), bool)
+    signals, tissue = [], np.ones(tuple(s.stop - s.start for s in common), bool)
     for station, level in ((a, levels[inner]), (b, levels[outer])):
         box = tuple(
-            slice(int(lo - s), int(hi - s))
-            for lo, hi, s in zip(start, stop, station.start, strict=True)
+            slice(c.start - s, c.stop - s) for c, s in zip(common, station.start, strict=True)
         )
         weight = np.broadcast_to(station.weight, station.array.shape)[box]
         signals.append(station.array[box])
@@ -181,11 +186,21 @@ def _overlap(
     return signals[0], signals[1], tissue
 
 
+def overlap_box(a: Placed, b: Placed) -> tuple[slice, slice, slice] | None:
+    """Slices of the grid that two placed stations share; None if there are none."""
+    start = np.maximum(a.start, b.start)
+    stop = np.minimum(np.add(a.start, a.array.shape), np.add(b.start, b.array.shape))
+    if (stop <= start).any():
+        return None
+    i, j, k = (slice(int(lo), int(hi)) for lo, hi in zip(start, stop, strict=True))
+    return i, j, k
+
+
 def _log_ratios(
     placed: Sequence[Placed], inner: int, outer: int, levels: Sequence[float]
 ) -> Floats:
     """log(inner / outer) of the voxels that are tissue in both stations."""
-    both = _overlap(placed, inner, outer, levels)
+    both = overlap_signals(placed, inner, outer, levels)
     if both is None:
         return np.empty(0, np.float32)
     first, second, tissue = both

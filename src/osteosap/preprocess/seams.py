@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
+from osteosap.geometry import Grid
+from osteosap.preprocess.bias import BiasField
+from osteosap.preprocess.evening import evened, evening_fields
 from osteosap.preprocess.intensity import seam_mismatch, station_scales
 from osteosap.preprocess.record import Job, number
 from osteosap.preprocess.stations import StationLayout
 from osteosap.preprocess.stitch import Placed
 
-__all__ = ["match_stations"]
+__all__ = ["Match", "match_stations"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """What makes stations agree.
+
+    Parameters
+    ----------
+    scales
+        Factor of every station.
+    fields
+        What every station is divided by besides, on the grid of the exam; None for nothing.
+    """
+
+    scales: tuple[float, ...]
+    fields: tuple[BiasField | None, ...]
+
+    def evened(self, placed: Sequence[Placed], grid: Grid) -> list[Placed]:
+        """Placed stations divided by their fields, not yet scaled."""
+        return [evened(p, f, grid) for p, f in zip(placed, self.fields, strict=True)]
 
 
 def match_stations(
@@ -20,8 +44,9 @@ def match_stations(
     *,
     job: Job,
     channel: str,
-) -> tuple[float, ...]:
-    """Scales that make corrected stations agree; seams are noted before and after.
+    grid: Grid | None = None,
+) -> Match:
+    """What makes corrected stations agree; seams are noted before, scaled, and after.
 
     Parameters
     ----------
@@ -29,13 +54,16 @@ def match_stations(
         The stations as acquired and as corrected, both placed on one grid.
     channel
         Name for the record.
+    grid
+        That they are placed on; None: the layout's.
     """
     n = len(after)
     if n == 1:
-        return (1.0,)
+        return Match((1.0,), (None,))
     found = station_scales(after, layout.order)
     first = seam_mismatch(before, layout.order, (1.0,) * n)
     scales = found.scales
+    fields: Sequence[BiasField | None] = (None,) * n
     if not job.config.standardise_stations:
         scales = (1.0,) * n
         job.step(f"match {channel} stations", "off in the settings")
@@ -43,10 +71,13 @@ def match_stations(
         job.warn(*found.warnings)
         job.step(
             f"match {channel} stations",
-            "one scale a station, from the central one outwards",
+            "one scale a station, from the centre outwards, and fields that fade from the seams",
             scales=[round(scales[i], 5) for i in layout.order],
         )
-    last = seam_mismatch(after, layout.order, scales)
+        fields = evening_fields(after, layout.order, scales, grid or layout.grid)
+    match = Match(scales, tuple(fields))
+    scaled = seam_mismatch(after, layout.order, scales)
+    last = seam_mismatch(match.evened(after, grid or layout.grid), layout.order, scales)
     for pair, (lower, upper) in enumerate(pairwise(range(n))):
         job.seams.append(
             {
@@ -54,7 +85,8 @@ def match_stations(
                 "pair": [lower + 1, upper + 1],
                 "overlap_mm": round(layout.overlaps_mm[pair], 2),
                 "mismatch_before": number(first[pair]),
+                "mismatch_scaled": number(scaled[pair]),
                 "mismatch_after": number(last[pair]),
             }
         )
-    return scales
+    return match

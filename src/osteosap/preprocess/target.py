@@ -95,8 +95,8 @@ def make_target(images: Sequence[StationImage], job: Job) -> Target:
     elif not job.leaves_alone("align t1 stations", enabled=job.config.align.enabled, handed=handed):
         stations = _aligned(stations, layout, job)
     placed = place_stations([s.volume for s in stations], layout)
-    scales = match_stations(place_stations(raw, layout), placed, layout, job=job, channel="t1")
-    array = blend(placed, layout.grid.shape, scales=scales)
+    match = match_stations(place_stations(raw, layout), placed, layout, job=job, channel="t1")
+    array = blend(match.evened(placed, layout.grid), layout.grid.shape, scales=match.scales)
     done = "one station" if len(raw) == 1 else f"{len(raw)} stations, feathered ({layout.method})"
     job.step(
         "stitch t1",
@@ -116,7 +116,7 @@ def make_target(images: Sequence[StationImage], job: Job) -> Target:
         "stations_mm": planes.edges_mm(layout, [v.grid for v in raw]),
         **planes.spacing_mm,
     }
-    ordered = tuple(replace(stations[i], scale=scales[i]) for i in layout.order)
+    ordered = tuple(replace(stations[i], scale=match.scales[i]) for i in layout.order)
     t1 = Volume.single(array, layout.grid.affine, "t1")
     return Target(t1, body, ordered, planes, pictures)
 

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+from osteosap.geometry import Grid, make_affine
+from osteosap.preprocess.alignment import DwiAlignment
+from osteosap.preprocess.bias import BiasConfig
+from osteosap.preprocess.muscle import biases_in_muscle
+from osteosap.volume import Volume
+
+SHAPE, SPACING = (84, 64, 36), (4.0, 4.0, 5.0)
+MUSCLE, FAT, BRAIN = 1, 2, 3
+T1 = {0: 2.0, MUSCLE: 300.0, FAT: 700.0, BRAIN: 310.0}
+DWI = {0: 1.0, MUSCLE: 200.0, FAT: 10.0, BRAIN: 500.0}
+ADC = {0: 0.0, MUSCLE: 1400.0, FAT: 200.0, BRAIN: 800.0}
+
+
+def grid_at(z_mm):
+    return Grid(SHAPE, make_affine(SPACING, (-166.0, -126.0, z_mm)))
+
+
+def labels(x, y, z):
+    """A trunk of muscle under fat; something that looks like muscle on T1 but not on DWI."""
+    radius = np.hypot(x / 155, y / 110)
+    found = np.where(radius < 1, FAT, 0)
+    found[radius < 0.9] = MUSCLE
+    found[((x - 70) / 50) ** 2 + (y / 60) ** 2 + ((z - 250) / 60) ** 2 < 1] = BRAIN
+    return found
+
+
+def of(values, tissue):
+    return np.vectorize(values.get, otypes=[np.float32])(tissue)
+
+
+def places(grid):
+    return np.stack(
+        np.meshgrid(
+            *[o + s * np.arange(n) for o, s, n in
+              zip(grid.affine[:3, 3], SPACING, grid.shape, strict=True)],
+            indexing="ij",
+        )
+    )  # fmt: skip
+
+
+def pushed(y, z, z_mm, mm):
+    """Where EPI shows a height y, one way at one end of a station and the other at the other."""
+    return y + mm * np.sin(y / 60) * np.cos((z - z_mm) / 80)
+
+
+def station(z_mm, seed, *, mm=0.0):
+    """Lowest b, ADC, coils and alignment of one DWI station; signal is conserved by the push."""
+    grid = grid_at(z_mm)
+    x, y, z = places(grid)
+    source = y.copy()
+    for _ in range(50):
+        source = source + 0.7 * (y - pushed(source, z, z_mm, mm))
+    stretch = 1 + mm / 60 * np.cos(source / 60) * np.cos((z - z_mm) / 80)
+    tissue = labels(x, source, z)
+    a, b, c = np.random.default_rng(seed).uniform(-1, 1, 3)
+    field = np.exp(0.25 * (a * np.sin(x / 120) + b * np.cos(z / 110) + c * y / 110))
+    image = of(DWI, tissue) * field / stretch
+    noisy = image + np.random.default_rng(seed + 9).normal(scale=4.0, size=SHAPE)
+    lowest = Volume.single(np.abs(noisy).astype(np.float32), grid.affine, "dwi")
+    move = np.zeros((3, *SHAPE), np.float32)
+    move[1] = pushed(y, z, z_mm, mm) - y
+    alignment = DwiAlignment(np.eye(4), move, grid)
+    return lowest, of(ADC, tissue), alignment, tissue, field
+
+
+def target():
+    grid = Grid((84, 64, 70), make_affine(SPACING, (-166.0, -126.0, 0.0)))
+    tissue = labels(*places(grid))
+    return Volume.single(of(T1, tissue), grid.affine, "t1"), tissue > 0
+
+
+def variation(values):
+    return values.std() / values.mean()
+
+
+def left_in_muscle(stations, *, aligned=True):
+    lowest, adcs, alignments, tissues, truths = zip(*stations, strict=True)
+    used = alignments if aligned else [None] * len(stations)
+    found = biases_in_muscle(lowest, adcs, used, target(), config=BiasConfig())
+    assert not any(f.reason for f in found)
+    pairs = []
+    for volume, tissue, truth, field in zip(lowest, tissues, truths, found, strict=True):
+        muscle = tissue == MUSCLE
+        left = truth / field.on(volume.grid)
+        pairs.append((variation(truth[muscle]), variation(left[muscle])))
+    return np.array(pairs)
+
+
+@pytest.mark.parametrize("mm", [0.0, 12.0], ids=["undistorted", "distorted"])
+def test_the_coils_are_found_under_pile_up_and_beside_other_tissue(mm):
+    before, after = left_in_muscle([station(0.0, 1, mm=mm), station(150.0, 2, mm=mm)]).T
+    assert (after < 0.4 * before).all()
+
+
+def test_without_the_displacement_pile_up_is_taken_for_coils():
+    stations = [station(0.0, 1, mm=12.0), station(150.0, 2, mm=12.0)]
+    right, wrong = left_in_muscle(stations), left_in_muscle(stations, aligned=False)
+    assert right[:, 1].mean() < 0.5 * wrong[:, 1].mean()
+
+
+def test_a_station_without_muscle_says_so():
+    good, dark = station(0.0, 1), station(150.0, 2)
+    no_muscle = np.zeros_like(dark[1])
+    found = biases_in_muscle(
+        [good[0], dark[0]], [good[1], no_muscle], [None, None], target(), config=BiasConfig()
+    )
+    assert found[0].reason == ""
+    assert "needed for a bias field" in found[1].reason
+
+
+def test_undone_is_the_inverse_of_points_and_conserves_signal():
+    _, _, alignment, _, _ = station(0.0, 1, mm=12.0)
+    grid = grid_at(0.0)
+    points, density, single = alignment.undone(grid)
+    seen = places(grid).reshape(3, -1).T
+    inside = single & (np.abs(seen[:, 1]) < 90)
+    assert inside.sum() > 0.6 * len(seen)
+    np.testing.assert_allclose(alignment.points(points)[inside], seen[inside], atol=0.6)
+    y, z = points[:, 1], points[:, 2]
+    known = 1 + 12 / 60 * np.cos(y / 60) * np.cos(z / 80)
+    np.testing.assert_allclose(density[inside], known[inside], atol=0.02)
+
+
+def test_undone_without_a_displacement_is_the_inverse_motion():
+    rigid = np.eye(4)
+    rigid[:3, 3] = 3.0, -2.0, 5.0
+    grid = Grid((3, 4, 5), make_affine((2.0, 2.0, 2.0), (0.0, 0.0, 0.0)))
+    points, density, single = DwiAlignment(rigid).undone(grid)
+    assert (density == 1).all()
+    assert single.all()
+    np.testing.assert_allclose(points[0], [-3.0, 2.0, -5.0])

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from osteosap.geometry import Grid, make_affine
+from osteosap.preprocess.evening import evened, evening_fields
+from osteosap.preprocess.intensity import seam_mismatch
+from osteosap.preprocess.stitch import Placed
+
+GRID = Grid((60, 40, 60), make_affine((4.0, 4.0, 4.0), (0.0, 0.0, 0.0)))
+OVERLAP = slice(26, 36)
+
+
+def body():
+    x, y = np.ogrid[:60, :40]
+    inside = ((x - 30) / 26) ** 2 + ((y - 20) / 17) ** 2 < 1
+    image = np.where(inside, 300.0, 2.0)[:, :, None] * np.ones(60)
+    texture = np.random.default_rng(1).uniform(0.8, 1.2, image.shape)
+    return (image * texture).astype(np.float32)
+
+
+def two_stations(shade):
+    """Lower and upper half of a body; the upper one shaded across."""
+    whole = body()
+    weight = np.ones((1, 1, 1), np.float32)
+    lower, upper = whole[:, :, :36], whole[:, :, 26:] * shade
+    return [
+        Placed(lower, weight, (0, 0, 0)),
+        Placed(upper.astype(np.float32), weight, (0, 0, 26)),
+    ]
+
+
+def shading(strength=0.3):
+    across = strength * np.sin(np.arange(60) / 60 * np.pi)[:, None, None]
+    return np.exp(across - across.mean())
+
+
+def test_a_smooth_difference_between_neighbours_goes_away():
+    placed = two_stations(shading())
+    fields = evening_fields(placed, (0, 1), (1.0, 1.0), GRID)
+    even = [evened(p, f, GRID) for p, f in zip(placed, fields, strict=True)]
+    before, after = (seam_mismatch(p, (0, 1), (1.0, 1.0))[0] for p in (placed, even))
+    assert before > 0.06
+    assert after < 0.3 * before
+
+
+def test_each_station_gives_half_and_nothing_far_from_the_seam():
+    lower, upper = evening_fields(two_stations(shading()), (0, 1), (1.0, 1.0), GRID)
+    on_lower, on_upper = (f.on(GRID) for f in (lower, upper))
+    at = (slice(10, 50), slice(10, 30), slice(29, 33))
+    np.testing.assert_allclose(np.log(on_lower[at]), -np.log(on_upper[at]), atol=1e-3)
+    assert np.abs(np.log(on_lower[:, :, 0])).max() < 0.01
+    assert np.abs(np.log(on_upper[:, :, 59])).max() < 0.01
+
+
+def test_what_scales_already_mend_needs_no_field():
+    placed = two_stations(np.array(2.0))
+    for field in evening_fields(placed, (0, 1), (1.0, 0.5), GRID):
+        assert np.abs(field.log_field).max() < 1e-3
+
+
+def test_detail_of_anatomy_is_not_evened():
+    shade = np.where(np.arange(60) % 4 < 2, 1.3, 1 / 1.3)[:, None, None]  # 8 mm stripes
+    for field in evening_fields(two_stations(shade), (0, 1), (1.0, 1.0), GRID):
+        assert np.abs(field.on(GRID)[10:50, 10:30] - 1).max() < 0.08
+
+
+@pytest.mark.parametrize("gap", [0, 4])
+def test_stations_that_do_not_overlap_are_left_alone(gap):
+    whole, weight = body(), np.ones((1, 1, 1), np.float32)
+    placed = [
+        Placed(whole[:, :, :30], weight, (0, 0, 0)),
+        Placed(whole[:, :, 30 + gap :], weight, (0, 0, 30 + gap)),
+    ]
+    for field in evening_fields(placed, (0, 1), (1.0, 1.0), GRID):
+        assert not field.log_field.any()
+
+
+def test_an_overlap_without_signal_gives_no_field():
+    placed = two_stations(np.array(1.0))
+    dark = Placed(np.zeros_like(placed[1].array), placed[1].weight, placed[1].start)
+    for field in evening_fields([placed[0], dark], (0, 1), (1.0, 1.0), GRID):
+        assert not field.log_field.any()
