@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from osteosap.volume import Volume, write_nifti
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 AFFINE = make_affine((10.0, 10.0, 10.0), (0.0, 0.0, 0.0))
-N_CPUS_SMALL = {"slurm_mem_per_cpu": "100", "cpus_per_task": 1, "timeout_min": 5}
+SMALL_JOB = {"slurm_mem_per_cpu": "100", "cpus_per_task": 1, "timeout_min": 5}
 
 STUDY = """
 import sys
@@ -66,26 +65,16 @@ def test_units_run_as_jobs_of_a_real_slurm_in_their_order_and_once(
     repository: Path, study: Path
 ) -> None:
     script = study.parent / "start.py"
-    script.write_text(STUDY.replace("SLURM", repr(N_CPUS_SMALL)))
+    script.write_text(STUDY.replace("SLURM", repr(SMALL_JOB)))
     command = [repository / "examples" / "slurm" / "local_slurm.sh", sys.executable, script, study]
-    for start in range(2):
-        done = subprocess.run(
-            command, env=os.environ, check=False, capture_output=True, text=True, timeout=500
-        )
-        if done.returncode == 69:
-            pytest.skip(done.stderr.strip())
-        logs = {p.name: p.read_text() for p in study.glob("units/**/*.log")}
-        assert done.returncode == 0, f"{done.stderr}\n{logs}"
-        if start == 0:
-            first = {p.name: p.read_bytes() for p in study.glob("units/*.json")}
-            jobs = list(study.glob("units/slurm/*_submitted.pkl"))
+    _run(command, study)
+    first, jobs = _records(study)
     assert set(first) == {"scores_good.json", "scores_poor.json", "comparison.json"}
     assert len(jobs) == 3
     began = {name: read_json(study / "units" / name)["started"] for name in first}
     assert began["comparison.json"] >= max(began["scores_good.json"], began["scores_poor.json"])
-    # the second start found everything finished: no record was written anew, no job submitted
-    assert {p.name: p.read_bytes() for p in study.glob("units/*.json")} == first
-    assert list(study.glob("units/slurm/*_submitted.pkl")) == jobs
+    _run(command, study)  # everything is finished: no record is written anew, no job submitted
+    assert _records(study) == (first, jobs)
     sensitivities = {
         arm: read_json(study / "scores" / arm / "evaluation.json")["summary"]["lesions_all"][
             "sensitivity_pooled"
@@ -93,3 +82,19 @@ def test_units_run_as_jobs_of_a_real_slurm_in_their_order_and_once(
         for arm in ("good", "poor")
     }
     assert sensitivities == {"good": 1.0, "poor": 0.0}
+
+
+def _run(command: list[object], study: Path) -> None:
+    done = subprocess.run(
+        [str(part) for part in command], check=False, capture_output=True, text=True, timeout=500
+    )
+    if done.returncode == 69:
+        pytest.skip(done.stderr.strip())
+    logs = {p.name: p.read_text() for p in study.glob("units/**/*.log")}
+    assert done.returncode == 0, f"{done.stderr}\n{logs}"
+
+
+def _records(study: Path) -> tuple[dict[str, bytes], list[Path]]:
+    """Records of finished units, and jobs that were submitted."""
+    records = {p.name: p.read_bytes() for p in study.glob("units/*.json")}
+    return records, sorted(study.glob("units/slurm/*_submitted.pkl"))

@@ -56,7 +56,7 @@ def froc_figure(study: StudyResults) -> bytes | None:
     )
     if outside:
         axes.text(
-            0.995, 0.01, "beyond the right edge: " + "; ".join(outside), ha="right", va="bottom",
+            0.995, 0.99, "beyond the right edge: " + "; ".join(outside), ha="right", va="top",
             transform=axes.transAxes, fontsize=7, color=SOFT,
         )  # fmt: skip
     axes.legend(
