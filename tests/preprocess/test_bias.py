@@ -255,6 +255,7 @@ def test_settings_are_checked():
         BiasConfig.from_mapping({"control_point_mm": 0.0})
 
 
+@pytest.mark.slow
 def test_the_coils_of_a_simulated_t1_leave_less_than_half_of_their_shading_in_muscle():
     exam = simulate_exam(SimulationConfig(seed=11, lesions=0, body_spacing_mm=(5.0, 5.0, 5.0)))
     images = [i.volume for i in exam.stations if i.kind == "t1"]

@@ -189,6 +189,7 @@ def test_the_truth_holds_the_adc_that_the_noise_free_map_shows(patient: Simulate
         assert one.adc_um2_per_s == pytest.approx(np.median(adc[lesions == one.id]), abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_patient_is_an_elderly_man_and_a_healthy_person_is_drawn() -> None:
     patients = [simulate_exam(tiny(seed=s)).person for s in range(3)]
     assert all(p["sex"] == "male" and p["age_years"] >= 48 for p in patients)

@@ -53,7 +53,8 @@ def coarse(seed: int, *, lesions: int = 4, **values) -> SimulationConfig:
 
 
 def test_a_training_exam_holds_what_the_product_sees_and_the_truth_on_its_grid(tmp_path):
-    simulate_training_exam(coarse(1), tmp_path / "exam")
+    quick = PreprocessConfig.from_mapping(QUICK)
+    simulate_training_exam(coarse(1), tmp_path / "exam", preprocess=quick)
     exam = read_exam(tmp_path / "exam")
     assert exam.images.spacing_mm == pytest.approx((10.0, 10.0, 10.0))
     assert exam.images.channels == ("t1", "b1000", "adc")
