@@ -225,6 +225,11 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_and_not_a_count(tmp_path: Pa
     network = build_network(SMALL)
     with pytest.raises(CheckpointError, match="1 missing"):
         transfer_skeleton(network, SMALL, skeleton=start, head_bias=(3.0, -3.0))
+    more = complete.state | {"extra": torch.zeros(1)}
+    start = Checkpoint(complete.spec, complete.metadata, more)
+    report = transfer_skeleton(network, SMALL, skeleton=start, head_bias=(3.0, -3.0))
+    assert report.unexpected == ("extra",)
+    assert "1 not used" in report.describe()
 
 
 def test_what_is_cut_out_keeps_its_place_in_the_world(tmp_path: Path) -> None:
@@ -331,8 +336,11 @@ class _KilledError(Exception):
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    steps: list[float] = []
+
     def train(out: Path, stop: float | None = None) -> torch.Tensor:
         def progress(_text: str, done: float) -> None:
+            steps.append(done)
             if stop is not None and done >= stop:
                 raise _KilledError
 
@@ -345,7 +353,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     expected = train(tmp_path / "whole")
     with pytest.raises(_KilledError):
         train(tmp_path / "stopped", stop=0.8)
+    steps.clear()
     assert torch.equal(train(tmp_path / "stopped"), expected)
+    assert steps == pytest.approx([5 / 6, 1.0])  # on from the fourth, which was saved
 
 
 def test_results_are_evaluated() -> None:

@@ -130,7 +130,7 @@ class Grid:
         return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
-def to_ras(array: Array, affine: Affine) -> tuple[Array, Affine]:
+def to_ras(array: Array, affine: Affine, *, contiguous: bool = True) -> tuple[Array, Affine]:
     """Permute and flip the last three axes so that they run closest to R, A and S.
 
     Parameters
@@ -139,6 +139,8 @@ def to_ras(array: Array, affine: Affine) -> tuple[Array, Affine]:
         Shape (..., I, J, K).
     affine
         4x4, index to RAS mm.
+    contiguous
+        Copy to C order; False gives a view, in the order in which the voxels lie in memory.
 
     Returns
     -------
@@ -153,7 +155,8 @@ def to_ras(array: Array, affine: Affine) -> tuple[Array, Affine]:
     turned = nib.orientations.apply_orientation(moved, orientation)
     turned = np.moveaxis(turned, range(-lead, 0), range(lead)) if lead else turned
     new_affine = affine @ nib.orientations.inv_ornt_aff(orientation, array.shape[-3:])
-    return np.ascontiguousarray(turned), np.asarray(new_affine, dtype=np.float64)
+    turned = np.ascontiguousarray(turned) if contiguous else turned
+    return turned, np.asarray(new_affine, dtype=np.float64)
 
 
 def resample(

@@ -81,6 +81,11 @@ def test_a_file_in_another_orientation_reads_as_ras(tmp_path):
     volume = read_nifti(tmp_path / "t1.nii", channel="t1")
     assert np.array_equal(volume.channel("t1"), truth)
     assert np.allclose(volume.affine, AFFINE)
+    as_stored = read_nifti(tmp_path / "t1.nii", channel="t1", contiguous=False)
+    assert np.array_equal(as_stored.array, volume.array)
+    assert np.array_equal(as_stored.affine, volume.affine)
+    assert volume.array.flags.c_contiguous
+    assert not as_stored.array.flags.c_contiguous  # no copy was made
 
 
 def test_a_missing_file_is_an_input_error(tmp_path):

@@ -95,3 +95,80 @@ def test_the_command_writes_tables_and_is_not_fooled(cohort: Path, tmp_path: Pat
     assert main(["compare-methods", *methods, *options]) == 0  # its own files may be replaced
     assert main(["compare-methods", "good", *options]) == 1
     assert main(["compare-methods", methods[0], methods[0], *options]) == 1
+    for other in ("my own notes", '{"settings": {}}'):  # but no file of somebody else
+        (tmp_path / "out" / "comparison.json").write_text(other)
+        assert main(["compare-methods", *methods, *options]) == 1
+        assert (tmp_path / "out" / "comparison.json").read_text() == other
+
+
+def _compare(cohort: Path, out: Path, *options: str, methods: tuple[str, ...] = ()) -> int:
+    named = [f"{m}={cohort / m}" for m in methods or ("good", "poor")]
+    fixed = ["--reference", str(cohort / "truth"), "--out", str(out)]
+    return main(["compare-methods", *named, *fixed, *options])
+
+
+def test_what_is_left_out_is_said(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = ("odd", "odd_too")
+    (cohort / "odd_too").unlink(missing_ok=True)
+    (cohort / "odd_too").symlink_to(cohort / "odd")
+    assert _compare(cohort, tmp_path / "refused", methods=odd) == 1
+    assert _compare(cohort, tmp_path / "out", "--allow-missing", methods=odd) == 0
+    said = capsys.readouterr().out
+    assert "odd: left out, without a prediction: exam_0" in said
+    assert "odd_too: left out, without a prediction: exam_0" in said
+    content = read_json(tmp_path / "out" / "comparison.json")
+    missing = content["left_out"]["odd"]["references_without_prediction"]
+    assert missing == {"n": 1, "exams": ["exam_0"]}
+
+
+def test_methods_are_compared_on_the_cases_that_are_named(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = tmp_path / "cases.json"
+    cases.write_text('["exam_1", "exam_2", "exam_5"]')
+    out = tmp_path / "out"
+    # 'odd' lacks exam_0, which is not asked for
+    assert _compare(cohort, out, "--cases", str(cases), methods=("good", "odd")) == 0
+    tests = read_json(out / "comparison.json")["tests"]
+    assert {row["n_a"] for row in tests if row["measure"] == "f2"} == {3}
+    cases.write_text('["exam_0", "exam_1", "exam_77"]')
+    named = ("--cases", str(cases))
+    assert _compare(cohort, out, *named, methods=("good", "odd")) == 1
+    assert "cases are no exam in" in (said := capsys.readouterr().err)
+    assert "exam_77" in said
+    assert _compare(cohort, out, *named, "--allow-missing") == 0
+    assert "good: left out, without a reference: exam_77" in capsys.readouterr().out
+
+
+def test_one_case_is_scored_and_one_that_is_missing_is_named(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases, out = tmp_path / "cases.json", tmp_path / "out"
+    sides = ["--reference", str(cohort / "truth"), "--prediction", str(cohort / "odd")]
+    options = [*sides, "--out", str(out), "--cases", str(cases)]
+    cases.write_text('[{"case": "exam_3"}]')
+    assert main(["evaluate", *options]) == 0
+    content = read_json(out / "evaluation.json")
+    assert [exam["exam"] for exam in content["exams"]] == ["exam_3"]
+    assert content["references_without_prediction"] == {"n": 0, "exams": []}
+    cases.write_text('["exam_3", "exam_0"]')
+    assert main(["evaluate", *options]) == 1
+    assert ": exam_0. " in capsys.readouterr().err
+    assert main(["evaluate", *options, "--allow-missing"]) == 0
+    content = read_json(out / "evaluation.json")
+    assert content["references_without_prediction"] == {"n": 1, "exams": ["exam_0"]}
+    assert content["cases_without_reference"] == {"n": 0, "exams": []}
+
+
+def test_methods_are_compared_inside_a_region_of_interest(cohort: Path, tmp_path: Path) -> None:
+    for number in range(N):
+        region = np.zeros((30, 12, 12), np.uint8)
+        region[:10] = 1
+        write_nifti(
+            Volume.single(region, AFFINE, "roi"), tmp_path / "roi" / f"exam_{number}.nii.gz"
+        )
+    assert _compare(cohort, tmp_path / "out", "--roi", str(tmp_path / "roi")) == 0
+    methods = read_json(tmp_path / "out" / "comparison.json")["methods"]
+    assert methods["good"]["lesions_all"]["n_reference"] == N  # of three lesions each, the first

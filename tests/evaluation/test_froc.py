@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from osteosap.errors import ConfigError, GeometryError, VolumeError
-from osteosap.evaluation.froc import Froc, count_by_threshold, froc_curve
+from osteosap.evaluation.froc import Froc, Rules, count_by_threshold, froc_curve
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 SHAPE = (16, 14, 18)
@@ -45,7 +45,10 @@ def test_counts_equal_a_brute_force_loop(mode: str, min_voxels: float) -> None:
     for _ in range(6):
         reference, probability = _exam(rng)
         counts = count_by_threshold(
-            reference, probability, thresholds=LEVELS[::-1], min_voxels=min_voxels, mode=mode
+            reference,
+            probability,
+            thresholds=LEVELS[::-1],
+            rules=Rules(min_voxels=min_voxels, mode=mode),
         )
         for place, level in enumerate(LEVELS):
             expected = _brute_force(reference, probability, level, min_voxels, mode)
@@ -69,7 +72,9 @@ def test_a_component_that_splits_as_the_threshold_rises_is_counted_anew() -> Non
     counts = count_by_threshold(reference, probability, thresholds=(0.2, 0.5, 0.9))
     assert counts.detected.tolist() == [1, 1, 1]
     assert counts.false_positives.tolist() == [0, 1, 0]
-    whole = count_by_threshold(reference, probability, thresholds=(0.2, 0.5, 0.9), mode="peak")
+    whole = count_by_threshold(
+        reference, probability, thresholds=(0.2, 0.5, 0.9), rules=Rules(mode="peak")
+    )
     assert whole.false_positives.tolist() == [0, 0, 0]
 
 

@@ -11,8 +11,11 @@ from osteosap.errors import ConfigError, GeometryError, VolumeError
 from osteosap.evaluation.matching import (
     _label_sparse,
     as_components,
+    boxes_of,
+    foreground,
     label_instances,
     match_lesions,
+    sizes_of,
 )
 
 
@@ -121,6 +124,20 @@ def test_joining_voxels_one_by_one_numbers_components_as_scipy_does(
         found.flat[places] = _label_sparse(places, mask.shape, structure)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(label_instances(mask, connectivity=connectivity), expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(_instances, st.permutations(range(3)), st.tuples(*[st.sampled_from([1, -1])] * 3))
+def test_voxels_sizes_and_boxes_do_not_depend_on_the_order_in_memory(
+    array: np.ndarray, axes: list[int], signs: tuple[int, int, int]
+) -> None:
+    turned = array.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
+    straight = np.ascontiguousarray(turned)
+    np.testing.assert_array_equal(foreground(turned), np.flatnonzero(straight))
+    boxes = {i: b for i, b in enumerate(ndimage.find_objects(straight), start=1) if b is not None}
+    assert boxes_of(turned) == boxes
+    assert sizes_of(turned) == {i: int((straight == i).sum()) for i in boxes}
+    np.testing.assert_array_equal(as_components(turned), as_components(straight))
 
 
 def test_matching_equals_a_brute_force_loop() -> None:

@@ -12,6 +12,7 @@ from osteosap.cli import main
 from osteosap.errors import CheckpointError, InputError, OutputError
 from osteosap.exam import Exam, write_exam
 from osteosap.geometry import make_affine
+from osteosap.inference import cohort
 from osteosap.inference.candidates import CandidateConfig
 from osteosap.inference.cohort import predict_exams
 from osteosap.inference.predict import SegmentConfig, segment_exam
@@ -90,6 +91,44 @@ def test_finished_exams_are_kept_and_others_made_anew(
     predict_exams(exams, tmp_path / "out", weights=only, candidates=CandidateConfig(threshold=0.9))
     assert [(f / "lesions.nii.gz").stat().st_mtime_ns for f in folders] != before
     assert not (folders[0] / "skeleton.nii.gz").exists()
+
+
+def test_a_lost_mask_is_made_again(
+    tmp_path: Path, exams: dict[str, dict[str, Path]], weights: dict[str, Path]
+) -> None:
+    first, _ = predict_exams(exams, tmp_path / "out", weights=[weights["lesions"]])
+    before = (first / "lesions.nii.gz").read_bytes()
+    (first / "lesions.nii.gz").unlink()
+    predict_exams(exams, tmp_path / "out", weights=[weights["lesions"]])
+    assert (first / "lesions.nii.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize("moves", [1, 2])
+def test_killed_while_files_are_moved_it_goes_on(
+    tmp_path: Path,
+    exams: dict[str, dict[str, Path]],
+    weights: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    moves: int,
+) -> None:
+    """As far as a kill would let it come: nothing after it is run, no record, no clearing up."""
+    only, done = {"exam_1": exams["exam_1"]}, []
+    move = cohort.move_into_place
+
+    def killed(source: Path, target: Path) -> None:
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(target.name)
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort, "move_into_place", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict_exams(only, tmp_path / "out", weights=[weights["lesions"]])
+    assert len(done) == moves
+    (folder,) = predict_exams(only, tmp_path / "out", weights=[weights["lesions"]])
+    names = {p.name for p in folder.iterdir()}
+    assert names == {"lesions.nii.gz", "lesion_probability.nii.gz", "prediction.json"}
 
 
 def test_files_of_others_and_wrong_weights_are_refused(

@@ -14,7 +14,8 @@ from osteosap.cli import main
 from osteosap.errors import CheckpointError, ConfigError
 from osteosap.models.checkpoint import load_checkpoint, restore_network, save_checkpoint
 from osteosap.models.foreign import CLASSES, ImportConfig, import_foreign, read_foreign
-from osteosap.models.networks import NetworkSpec, build_network
+from osteosap.models.networks import NetworkSpec, build_network, named_weights
+from osteosap.models.summary import rows_of_import
 
 SWIN = NetworkSpec(architecture="swin_unetr", feature_size=12, n_classes=10)
 SPECS = {
@@ -132,6 +133,9 @@ def test_self_supervised_swin_transformers_are_imported_as_encoders(
     imported = import_foreign(tmp_path / "model_swinvit.pt", _settings(task="self_supervised"))
     given = imported.checkpoint.state
     assert imported.report.fraction == 1.0
+    heads = {n.removeprefix("module.") for n in extra}
+    assert set(imported.report.unexpected) == heads
+    assert "rotation_head.weight" in dict(rows_of_import(imported))["not used"]
     assert {n.split(".")[0] for n in given} == {"swinViT"}
     first = "swinViT.patch_embed.proj.weight"
     floats = [n for n, t in own.items() if t.is_floating_point() and n != first]
@@ -140,6 +144,15 @@ def test_self_supervised_swin_transformers_are_imported_as_encoders(
     assert torch.allclose(given[first], own[first].expand(-1, 2, -1, -1, -1) / 2)
     with pytest.raises(CheckpointError, match="an encoder alone"):
         import_foreign(tmp_path / "model_swinvit.pt", SKELETON)
+
+
+def test_of_a_whole_network_the_encoder_is_taken_and_the_rest_is_named(tmp_path: Path) -> None:
+    torch.save(_state(), tmp_path / "whole.pt")
+    imported = import_foreign(tmp_path / "whole.pt", _settings(task="self_supervised"))
+    taken, left = imported.checkpoint.state, imported.report.unexpected
+    assert {n.split(".")[0] for n in taken} == {"swinViT"}
+    assert {n.split(".")[0] for n in left} >= {"encoder1", "decoder1", "out"}
+    assert set(taken) | set(left) == set(named_weights(build_network(SWIN)))
 
 
 class _Evil:

@@ -179,6 +179,36 @@ def test_lesion_weights_and_other_channels_are_refused_as_a_start() -> None:
 
 
 @EVERY
+def test_a_start_of_which_a_part_was_never_trained_is_warned_of(
+    spec: NetworkSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = build_network(spec)
+    skeleton = _skeleton(_with(spec, n_classes=N_CLASSES))
+    heads = [n for n in skeleton.state if n.startswith(head_prefixes(network, spec))]
+    body = [n for n in skeleton.state if n not in heads]
+
+    def warned(untrained: list[str], source: Checkpoint) -> list[str]:
+        caplog.clear()
+        values = source.metadata.to_mapping() | {"untrained": untrained}
+        start = Checkpoint(source.spec, CheckpointMetadata.from_mapping(values), source.state)
+        if source is skeleton:
+            transfer_skeleton(network, spec, skeleton=start, head_bias=PRIOR)
+        else:
+            transfer_encoder(network, spec, pretrained=start)
+        return caplog.messages
+
+    assert warned(heads, skeleton) == []  # drawn anew in any case
+    (line,) = warned([*heads, *body[:2]], skeleton)
+    assert f"2 of the {len(body)} tensors taken from the skeleton weights were never" in line
+    assert body[0] in line
+    encoder = _self_supervised(spec, network)
+    names = list(encoder.state)
+    assert warned([], encoder) == []
+    (line,) = warned(names[:1], encoder)
+    assert f"1 of the {len(names)} tensors taken from the self_supervised weights" in line
+
+
+@EVERY
 def test_each_parameter_is_in_exactly_one_group_at_its_rate(spec: NetworkSpec) -> None:
     network = build_network(spec)
     encoder, decoder = parameter_groups(network, spec, encoder_rate=1e-4, decoder_rate=1e-3)

@@ -193,6 +193,24 @@ def test_a_real_exam_that_cannot_be_drawn_is_not_named(
         assert re.split(r"[_^\-]", name)[0] not in whole
 
 
+def test_trainings_and_units_of_an_earlier_plan_are_not_counted(
+    simulated_study: Path, tmp_path: Path
+) -> None:
+    mine = copy_study(simulated_study, tmp_path / "study")
+    before = read_study(mine)
+    assert before.runs
+    assert before.units
+    dropped = {before.units[0].name, "ssl_fold1"}
+    assert "ssl_fold1" in before.runs
+    planned = {unit.name for unit in before.units} | set(before.runs)
+    edit(mine / "study.json", units=sorted(planned - dropped))
+    after = read_study(mine)
+    assert set(before.runs) - set(after.runs) == dropped & set(before.runs)
+    assert before.units[0].name not in {unit.name for unit in after.units}
+    assert len(after.units) == len(before.units) - 1
+    assert any("is of no unit of the plan" in remark for remark in after.remarks)
+
+
 def test_marks_of_significance_are_in_the_tables(
     simulated_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

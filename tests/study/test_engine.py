@@ -100,12 +100,78 @@ def test_a_changed_result_or_setting_runs_what_follows_again(study: Path) -> Non
     assert _calls(study) == ["a.txt", "b.txt", "a.txt", "b.txt"]
 
 
+def _training(study: Path, setting: str, *, what: str = "make") -> Unit:
+    (study / "settings.yaml").write_text(setting)
+    return Unit(
+        "t", (what, "runs/t/w.txt", "0"), (), ("runs/t/w.txt",), ("settings.yaml",), folder="runs/t"
+    )
+
+
+def test_a_stopped_unit_goes_on_in_its_folder_and_one_of_other_settings_begins_anew(
+    study: Path,
+) -> None:
+    with pytest.raises(OutputError):
+        run_unit(_training(study, "x: 1", what="fail"), study)
+    state = study / "runs" / "t" / "state.pt"
+    state.parent.mkdir(parents=True)
+    state.write_text("half of it")
+    with pytest.raises(OutputError):  # the same again: it may go on from its state
+        run_unit(_training(study, "x: 1", what="fail"), study)
+    assert state.read_text() == "half of it"
+    run_unit(_training(study, "x: 2"), study)
+    assert not state.exists()
+    assert (study / "replaced" / "t" / "state.pt").read_text() == "half of it"
+    run_unit(_training(study, "x: 3"), study)
+    assert {p.name for p in (study / "replaced" / "t").iterdir()} == {"w.txt"}  # the last one
+
+
+def test_a_unit_waits_for_others_whose_results_do_not_count(study: Path) -> None:
+    (study / "list.json").write_text("[1]")
+    lists = Unit("a", ("make", "a.txt", "0.3"), (), ("a.txt",), always=True)
+    reader = Unit("b", ("make", "b.txt", "0"), (), ("b.txt",), ("list.json",), ("a",))
+    run_plan([reader, lists], study, engine=Engine(at_once=2))
+    (study / "a.txt").write_text("other")
+    run_plan([reader, lists], study, engine=Engine())
+    assert _calls(study) == ["a.txt", "b.txt", "a.txt"]  # 'a' at every start
+    (study / "list.json").write_text("[2]")
+    run_plan([reader, lists], study, engine=Engine())
+    assert _calls(study)[3:] == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]"])
+def test_a_damaged_record_is_no_record(study: Path, damage: bytes) -> None:
+    units = [_unit("a"), _unit("b", "a")]
+    run_plan(units, study, engine=Engine())
+    (study / "units" / "a.json").write_bytes(damage)
+    assert not is_finished(units[0], study)
+    run_plan(units, study, engine=Engine())
+    assert _calls(study) == ["a.txt", "b.txt", "a.txt"]
+
+
+def test_half_written_files_of_a_killed_process_are_not_results(study: Path) -> None:
+    unit = Unit("a", ("make", "lists/one.json", "0"), (), ("lists/*.json",))
+    run_unit(unit, study)
+    (study / "lists" / ".77-two.json").write_text("half")
+    assert is_finished(unit, study)
+
+
+def test_a_failure_while_the_lock_is_held_is_told_as_it_is(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_process(*_: object, **__: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(engine.subprocess, "run", no_process)
+    with pytest.raises(BlockingIOError, match="no more processes"):
+        run_unit(_unit("a"), study)
+
+
 def test_a_failed_unit_stops_those_that_need_it_and_no_other(study: Path) -> None:
     units = [_unit("a", what="fail"), _unit("b", "a"), _unit("c")]
     with pytest.raises(OutputError, match="2 of 3 units are not finished; first a"):
         run_plan(units, study, engine=Engine())
     assert _calls(study) == ["c.txt"]
-    assert not (study / "units" / "a.json").exists()
+    assert "made" not in read_json(study / "units" / "a.json")
     with pytest.raises(OutputError, match="made none"):
         run_unit(Unit("e", ("nothing", "e.txt", "0"), (), ("other.txt",)), study)
 

@@ -9,6 +9,7 @@ import pytest
 from osteosap.cli import main
 from osteosap.config import read_yaml
 from osteosap.errors import ConfigError, InputError, OutputError
+from osteosap.study import start
 from osteosap.study.config import PROFILES, StudyConfig, load_profile
 from osteosap.study.plan import make_plan, recipe_files
 from osteosap.study.start import start_study
@@ -23,7 +24,7 @@ def test_every_profile_makes_a_plan_whose_units_follow_what_they_need(profile: s
     names = [unit.name for unit in units]
     assert len(set(names)) == len(names)
     for place, unit in enumerate(units):
-        assert set(unit.needs) <= set(names[:place]), unit.name
+        assert {*unit.needs, *unit.after} <= set(names[:place]), unit.name
         assert unit.makes, unit.name
     trained = [n for n in names if n.split("_")[0] in config.arms and "fold" in n]
     assert len(trained) == len(config.arms) * len(config.test_folds)
@@ -32,11 +33,47 @@ def test_every_profile_makes_a_plan_whose_units_follow_what_they_need(profile: s
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_starts_a_study_whose_recipes_are_read(profile: str, tmp_path: Path) -> None:
-    start_study(tmp_path / "study", load_profile(profile), profile=profile, data=None)
+    start_study(tmp_path / "study", load_profile(profile), (), profile=profile, data=None)
     written = read_yaml(tmp_path / "study" / "recipes" / "lesions.yaml")
     recipe = FinetuneLesionsConfig.from_mapping(written)
     assert recipe.loop.seed == 42
     assert str(recipe.cache) == "store"
+
+
+def test_exactly_the_tested_exams_are_scored() -> None:
+    units = {unit.name: unit for unit in make_plan(load_profile("smoke"), data=None)}
+    for name in ("scores_sap", "comparison"):
+        command = units[name].command
+        assert command[command.index("--cases") + 1] == "lists/test.json"
+        assert "--allow-missing" not in command
+
+
+def test_what_is_trained_and_scored_hangs_on_its_own_exams_alone() -> None:
+    units = {unit.name: unit for unit in make_plan(load_profile("smoke"), data=None)}
+    assert "lists/contents/test.json" in units["scores_sap"].reads
+    assert "lists/contents/test_fold1.json" in units["predict_sap_fold1"].reads
+    training = units["sap_fold1"]
+    assert {"lists/contents/training_fold1.json", "lists/contents/tuning.json"} < {*training.reads}
+    assert "lists/contents/test.json" not in training.reads
+    assert "folds" not in training.needs
+    assert training.folder == "runs/sap_fold1"
+
+
+def test_a_study_killed_while_it_starts_can_be_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = load_profile("smoke"), tmp_path / "study"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(start, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start_study(out, config, (), profile="smoke", data=None)
+    (out / ".77-study.json").write_text("half a file")
+    start_study(out, config, (), profile="smoke", data=None)
+    assert (out / "recipes" / "lesions.yaml").is_file()
 
 
 def test_the_paper_profile_holds_the_papers_rates_and_folds() -> None:
@@ -70,7 +107,7 @@ def test_exams_of_ones_own_are_not_simulated(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no cohort"):
         make_plan(StudyConfig(), data=None)
     with pytest.raises(InputError, match="no folder"):
-        start_study(tmp_path / "out", load_profile("smoke"), profile="smoke", data=tmp_path)
+        start_study(tmp_path / "out", load_profile("smoke"), (), profile="smoke", data=tmp_path)
 
 
 def test_wrong_settings_are_refused_before_anything_is_run(tmp_path: Path) -> None:
@@ -80,12 +117,12 @@ def test_wrong_settings_are_refused_before_anything_is_run(tmp_path: Path) -> No
         load_profile("fast")
     wrong = load_profile("smoke").model_copy(update={"lesions": {"speed": 1}})
     with pytest.raises(ConfigError, match="speed"):
-        start_study(tmp_path / "out", wrong, profile="smoke", data=None)
+        start_study(tmp_path / "out", wrong, (), profile="smoke", data=None)
     assert not (tmp_path / "out").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(OutputError, match="not empty"):
-        start_study(tmp_path / "mine", load_profile("smoke"), profile="smoke", data=None)
+        start_study(tmp_path / "mine", load_profile("smoke"), (), profile="smoke", data=None)
 
 
 def test_a_plan_is_shown_without_doing_anything(

@@ -6,6 +6,7 @@ Imported by the fork server once, so that every process starts in a moment.
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import socket
@@ -171,6 +172,7 @@ def rank_main(out: Path, rank: int, world_size: int, port: int, values: dict[str
     n_exams, blind = values.pop("n_exams", 3), values.pop("blind", False)
     validated = values.pop("validated", False)
     config = loop(**values)
+    lines = _listen()
     fabric = start_fabric(config)
     model = network()
     if blind:
@@ -182,11 +184,11 @@ def rank_main(out: Path, rank: int, world_size: int, port: int, values: dict[str
 
     def places(step: int, **how: int) -> Any:
         found = inner(step, **how)
-        drawn.extend([step, place.exam, place.lesion] for _, place in found)
+        drawn.extend([step, position, place.exam, place.lesion] for position, place in found)
         return found
 
     patches.places = places  # type: ignore[method-assign]
-    said: dict[str, Any] = {"drawn": drawn}
+    said: dict[str, Any] = {"drawn": drawn, "log": lines}
     try:
         rate = 1e-9 if blind else 3e-3
         fit(model, groups(model, rate), stream=patches, config=config, out=out, fabric=fabric)
@@ -196,6 +198,17 @@ def rank_main(out: Path, rank: int, world_size: int, port: int, values: dict[str
         said |= scores(exams)
     torch.save(weights(model), out / f"weights-{rank}.pt")
     (out / f"rank-{rank}.json").write_text(json.dumps(said))
+
+
+def _listen() -> list[str]:
+    """Collect what is logged from now on, as the command line sets it up."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("osteosap")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    return lines
 
 
 def scores(exams: list[TrainingExam]) -> dict[str, Any]:

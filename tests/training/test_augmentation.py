@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from osteosap.errors import ConfigError
 from osteosap.training.augmentation import AugmentationConfig, augment
 
 OFF = AugmentationConfig(
@@ -92,3 +94,37 @@ def test_a_zoom_changes_the_volume_within_its_bound() -> None:
     before = int((_patch()[1] > 0).sum())
     assert len(set(volumes)) > 1
     assert all(0.4 < v / before < 2.2 for v in volumes)
+
+
+def test_two_probabilities_scale_and_shift_apart_and_all_channels_alike() -> None:
+    def changes(intensity: object, seed: int) -> tuple[list[float], list[float]]:
+        """Factor and offset of each of two equal channels."""
+        values = OFF.to_mapping() | {"intensity": intensity, "scale": 0.1, "shift": 0.1}
+        images = torch.stack([torch.linspace(0.3, 0.7, 64).reshape(4, 4, 4)] * 2)
+        changed, _ = augment(
+            images,
+            torch.zeros(1, 4, 4, 4, dtype=torch.uint8),
+            config=AugmentationConfig.from_mapping(values),
+            generator=np.random.default_rng(seed),
+        )
+        factors = (changed[:, -1, -1, -1] - changed[:, 0, 0, 0]) / 0.4
+        offsets = changed[:, 0, 0, 0] - 0.3 * factors
+        return (factors - 1.0).tolist(), offsets.tolist()
+
+    seen = set()
+    for seed in range(60):
+        for found in changes([0.5, 0.5], seed):
+            assert found[0] == found[1]
+        scaled, shifted = (abs(found[0]) > 1e-4 for found in changes([0.5, 0.5], seed))
+        seen.add((scaled, shifted))
+        together = changes(0.5, seed)
+        for channel in (0, 1):
+            assert (abs(together[0][channel]) > 1e-6) == (abs(together[1][channel]) > 1e-6)
+    assert len(seen) == 4
+    for values, only in (([1.0, 0.0], 0), ([0.0, 1.0], 1)):
+        found = changes(values, 1)
+        assert abs(found[only][0]) > 1e-3
+        assert abs(found[1 - only][0]) < 1e-5
+    for wrong in (1.5, [0.1, 1.5], [0.1]):
+        with pytest.raises(ConfigError, match="intensity"):
+            AugmentationConfig.from_mapping({"intensity": wrong})

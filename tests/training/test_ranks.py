@@ -3,17 +3,22 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from small_run import groups, loop, network, run_ranks, stream, weights
 
 from osteosap.errors import ConfigError
+from osteosap.training.cases import find_cases
 from osteosap.training.devices import Launch, find_launch, start_fabric, sum_over_ranks
 from osteosap.training.loop import fit
+from osteosap.training.recipes import RecipeConfig, load_sides
 
 VALUES = {"steps": 12, "batch_size": 4, "background_weight": 0.3, "workers": 1}
 
@@ -26,6 +31,11 @@ def _losses(out: Path) -> list[float]:
 def _weights(out: Path, rank: int) -> torch.Tensor:
     tensor: torch.Tensor = torch.load(out / f"weights-{rank}.pt", weights_only=True)
     return tensor
+
+
+def _said(out: Path, rank: int) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads((out / f"rank-{rank}.json").read_text())
+    return said
 
 
 def _gradients(out: Path) -> torch.Tensor:
@@ -61,20 +71,48 @@ def test_two_processes_learn_what_one_learns_to_rounding(tmp_path: Path) -> None
     assert (_weights(two, 0) - _weights(one, 0)).norm() < 0.1 * moved
 
 
-def test_every_lesion_is_drawn_once_an_epoch_over_all_processes(tmp_path: Path) -> None:
-    run_ranks(tmp_path, world_size=2, values=VALUES | {"steps": 9})
-    drawn = [json.loads((tmp_path / f"rank-{rank}.json").read_text())["drawn"] for rank in (0, 1)]
-    assert all(len(part) == 9 * 2 for part in drawn)
-    # 1 + 2 + 3 lesions and as much background: 12 patches, 3 steps an epoch
+@pytest.mark.parametrize("batch_size", [4, 10])  # 10: epochs end within a step
+def test_every_lesion_is_drawn_once_an_epoch_over_all_processes(
+    tmp_path: Path, batch_size: int
+) -> None:
+    # 1 + 2 + 3 lesions and as much background: 12 patches an epoch
+    steps = 36 // batch_size + (36 % batch_size > 0)
+    run_ranks(tmp_path, world_size=2, values=VALUES | {"steps": steps, "batch_size": batch_size})
+    drawn = [_said(tmp_path, rank)["drawn"] for rank in (0, 1)]
+    assert all(len(part) == steps * batch_size // 2 for part in drawn)
     lesions = {(e, n) for e in range(3) for n in range(1, e + 2)}
     for epoch in range(3):
         seen = Counter(
             (exam, lesion)
             for part in drawn
-            for step, exam, lesion in part
-            if lesion and 3 * epoch <= step < 3 * epoch + 3
+            for step, position, exam, lesion in part
+            if lesion and (step * batch_size + position) // 12 == epoch
         )
         assert seen == Counter(lesions)
+
+
+@pytest.mark.slow
+def test_only_the_first_process_logs(tmp_path: Path) -> None:
+    run_ranks(tmp_path, world_size=2, values=VALUES | {"steps": 2})
+    logs = [_said(tmp_path, rank)["log"] for rank in (0, 1)]
+    assert any("is kept so that more steps can follow" in line for line in logs[0])
+    assert logs[1] == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_first_process_tells_how_far_the_exams_are(
+    first: bool, tiny_exams: list[Path], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    load_sides(
+        RecipeConfig.from_mapping({"input": {"spacing_mm": [8.0] * 3}}),
+        (find_cases(tiny_exams[0].parent), []),
+        needs="images",
+        out=tmp_path,
+        fabric=cast("Fabric", SimpleNamespace(is_global_zero=first, rank_zero_first=nullcontext)),
+        progress=lambda text, _: told.append(text),
+    )
+    assert bool(told) is first
 
 
 def test_a_collapse_stops_all_processes_also_those_that_see_no_foreground(tmp_path: Path) -> None:
@@ -82,7 +120,7 @@ def test_a_collapse_stops_all_processes_also_those_that_see_no_foreground(tmp_pa
     values = {"steps": 40, "batch_size": 2, "n_exams": 1, "blind": True}
     run_ranks(tmp_path, world_size=2, values=values | {"collapse_after": 0.3, "collapse_window": 4})
     for rank in (0, 1):
-        error = json.loads((tmp_path / f"rank-{rank}.json").read_text()).get("error", "")
+        error = _said(tmp_path, rank).get("error", "")
         assert "background only" in error
         assert "collapsed" in error
 
@@ -92,6 +130,9 @@ def test_a_run_of_two_processes_goes_on_in_one(tmp_path: Path) -> None:
     run_ranks(tmp_path, world_size=2, values=VALUES)
     run_ranks(tmp_path, world_size=1, values=VALUES | {"steps": 14})
     assert len(_losses(tmp_path)) == 14
+    said = _said(tmp_path, 0)
+    assert {step for step, *_ in said["drawn"]} == {12, 13}
+    assert any("going on from step 12" in line for line in said["log"])
 
 
 @pytest.mark.parametrize("background_weight", [1.0, 0.3])
@@ -172,10 +213,7 @@ def test_validation_is_divided_over_processes_and_brought_together(tmp_path: Pat
         out = tmp_path / str(world_size)
         out.mkdir()
         run_ranks(out, world_size=world_size, values={"steps": 4, "validated": True})
-    said = [
-        json.loads((tmp_path / where / f"rank-{rank}.json").read_text())
-        for where, rank in (("1", 0), ("2", 0), ("2", 1))
-    ]
+    said = [_said(tmp_path / where, rank) for where, rank in (("1", 0), ("2", 0), ("2", 1))]
     assert [one["predicted"] for one in said] == [3, 2, 1]
     assert said[0]["scores"] == said[1]["scores"] == said[2]["scores"]
     assert said[0]["scores"]["sensitivity"] == 1.0

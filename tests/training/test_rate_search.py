@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from osteosap.cli import main
-from osteosap.errors import ConfigError, TrainingError
+from osteosap.errors import CheckpointError, ConfigError, TrainingError
+from osteosap.models.checkpoint import Checkpoint, CheckpointMetadata, save_checkpoint
+from osteosap.models.networks import NetworkSpec, build_network, named_weights
 from osteosap.training import rate_search
 from osteosap.training.arms import ArmRates, InitialWeights, RateSearchConfig
 from osteosap.training.cases import TrainingCase, find_cases
@@ -150,8 +152,7 @@ def test_the_recipe_of_a_search_holds_all_arms_that_were_searched(
         )
 
     monkeypatch.setattr(rate_search._Search, "run", run)
-    weights = tmp_path / "weights"
-    weights.write_bytes(b"x")
+    weights = _skeleton(tmp_path / "skeleton.safetensors")
     settings = config(tmp_path, rates=[1e-4, 1e-3])
     for initial in (InitialWeights(), InitialWeights(skeleton=weights)):
         found = search_rates(settings, cases[:1], cases[1:2], out=tmp_path, initial=initial)
@@ -160,9 +161,32 @@ def test_the_recipe_of_a_search_holds_all_arms_that_were_searched(
     assert recipe.arms == {"baseline": rates(1e-4, 1e-3), "sap": rates(1e-4, 1e-3)}
     assert recipe.loop == settings.loop
     assert recipe.head_bias == settings.head_bias
+    assert "left out" not in caplog.text
     other = config(tmp_path, rates=[1e-4, 1e-3], steps=7)
     search_rates(other, cases[:1], cases[1:2], out=tmp_path)
     assert set(FinetuneLesionsConfig.from_yaml(found.recipe).arms) == {"baseline"}
+    assert "held rates of sap, searched with other settings: they are left out" in caplog.text
+
+
+def _skeleton(path: Path) -> Path:
+    spec = NetworkSpec(filters=(4, 8, 8), n_classes=2)
+    metadata = CheckpointMetadata(
+        task="skeleton", classes=("background", "bone"), spacing_mm=(8, 8, 8), patch=(16, 16, 16)
+    )
+    save_checkpoint(Checkpoint(spec, metadata, named_weights(build_network(spec))), path)
+    return path
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "no weight file"), (b"x", "cannot be read")])
+def test_a_start_that_cannot_be_read_is_said_before_the_first_trial(
+    content: bytes | None, said: str, cases: list[TrainingCase], tmp_path: Path
+) -> None:
+    weights = tmp_path / "absent.safetensors"
+    if content is not None:
+        weights.write_bytes(content)
+    initial = InitialWeights(skeleton=weights)
+    with pytest.raises(CheckpointError, match=said):
+        search_rates(config(tmp_path), cases[:1], cases[1:2], out=tmp_path / "out", initial=initial)
 
 
 def test_a_search_in_which_all_collapse_says_so_and_leaves_its_table(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import logging
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,12 @@ import numpy as np
 import pytest
 import small_run
 import torch
-from small_run import groups, loop, network, stream, train, weights
+from small_run import exam, groups, loop, network, stream, train, weights
 
 from osteosap.errors import OutputError, TrainingError
+from osteosap.training.data import TrainingExam
 from osteosap.training.loop import fit
+from osteosap.training.recipes import Validation
 from osteosap.training.state import STATE, differences, seed_step, write_state
 
 
@@ -21,16 +26,18 @@ def _losses(out: Path) -> list[tuple[str, str]]:
         return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
 
 
-def _run_until(out: Path, values: dict[str, Any], *, step: int = 0, save: int = 0) -> None:
-    """Start a process and kill it after a step, or in the midst of its n-th save."""
+def _run_until(out: Path, values: dict[str, Any], *, step: int = 0, save: int = 0) -> int:
+    """Start a process, kill it after a step or in the midst of its n-th save; count its steps."""
     context = small_run.server()
     hear, tell = context.Pipe(duplex=False)
     process = context.Process(target=small_run.killable, args=(out, tell, save, values))
     process.start()
     tell.close()
+    done = 0
     try:
         while True:
             said = hear.recv()
+            done += said != "saving"
             if said == "saving" or (step and said == step):
                 break
         time.sleep(float(np.random.default_rng().uniform(0.0, 0.02)))  # anywhere in a step
@@ -41,6 +48,7 @@ def _run_until(out: Path, values: dict[str, Any], *, step: int = 0, save: int = 
         process.kill()
     process.join(60)
     assert process.exitcode == (-9 if step or save else 0)
+    return done
 
 
 @pytest.mark.slow
@@ -49,7 +57,7 @@ def test_a_run_killed_again_and_again_ends_bit_equal_to_one_that_never_stopped(
 ) -> None:
     values = {"steps": 24, "save_every": 5, "validate_every": 4, "tensorboard": False}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    _run_until(whole, values)
+    assert _run_until(whole, values) == 24
     _run_until(broken, values, step=3)  # before the first save
     assert not (broken / STATE).exists()
     _run_until(broken, values, step=7)  # between two saves, with dropout active
@@ -57,7 +65,9 @@ def test_a_run_killed_again_and_again_ends_bit_equal_to_one_that_never_stopped(
     _run_until(broken, values, save=2)  # half of a file is on disk
     assert (broken / f".{STATE}.partial").is_file()
     _run_until(broken, values, step=6)
-    _run_until(broken, values)
+    saved = torch.load(broken / STATE, weights_only=True)["step"]
+    assert saved >= 15  # 5, then 10, then 10 and 6 more: each start goes on from the one before
+    assert _run_until(broken, values) == 24 - saved
     expected, got = (torch.load(p / "weights.pt", weights_only=True) for p in (whole, broken))
     assert torch.equal(got, expected)
     assert _losses(broken) == _losses(whole)
@@ -161,14 +171,75 @@ def test_a_damaged_or_foreign_state_is_refused_and_never_unpickled(tmp_path: Pat
         train(tmp_path)
 
 
-def test_without_keep_state_nothing_large_stays(tmp_path: Path) -> None:
-    train(tmp_path, steps=4, save_every=2, keep_state=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["training.csv"]
+def _validated(out: Path, exams: list[TrainingExam], *, overlap: float = 0.5) -> float:
+    """Train for some steps and return the score that the run gives."""
+    model = network()
+    value = float(sum(len(e.index.lesions) for e in exams))
+    validation = Validation(lambda _: {"f2": value}, exams, {"overlap": overlap})
+    config = loop(steps=4, save_every=2, select="f2")
+    result = fit(model, groups(model), stream=stream(), config=config, out=out, validate=validation)
+    return result.validation["f2"]
+
+
+def test_other_exams_to_validate_on_or_other_windows_are_refused(tmp_path: Path) -> None:
+    assert _validated(tmp_path, [exam(3, 1)]) == 3.0
+    assert _validated(tmp_path, [exam(3, 1)]) == 3.0
+    with pytest.raises(TrainingError, match=r"differs: validation\.exams changed"):
+        _validated(tmp_path, [exam(2, 1)])
+    with pytest.raises(TrainingError, match=r"validation\.overlap was 0\.5, is 0\.25"):
+        _validated(tmp_path, [exam(3, 1)], overlap=0.25)
+
+
+def test_a_state_from_before_validation_was_recorded_goes_on_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _validated(tmp_path, [exam(3, 1)])
+    content = torch.load(tmp_path / STATE, weights_only=True)
+    identity = json.loads(content["identity"])
+    del identity["validation"]
+    torch.save(content | {"identity": json.dumps(identity)}, tmp_path / STATE)
+    caplog.clear()
+    assert _validated(tmp_path, [exam(3, 1)]) == 3.0
+    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert "did not record its validation: not compared" in record.getMessage()
+    del identity["stream"]["seed"]  # only whole parts may be missing
+    torch.save(content | {"identity": json.dumps(identity)}, tmp_path / STATE)
+    with pytest.raises(TrainingError, match=r"stream\.seed was None, is 0"):
+        _validated(tmp_path, [exam(3, 1)])
+
+
+def test_a_device_of_another_precision_is_met_by_setting_it(tmp_path: Path) -> None:
+    train(tmp_path, steps=2)
+    with pytest.raises(TrainingError, match=r"Set loop\.precision to float32 to go on") as error:
+        train(tmp_path, steps=2, precision="bfloat16")
+    assert "Choose another output folder" in str(error.value)
+    with pytest.raises(TrainingError) as error:
+        train(tmp_path, steps=2, seed=7)
+    assert "precision" not in str(error.value)
+
+
+def test_the_loop_keeps_its_state_until_the_weights_are_written(tmp_path: Path) -> None:
+    train(tmp_path, steps=4, save_every=2, keep_state=False)  # the recipe removes it
+    assert sorted(p.name for p in tmp_path.iterdir()) == [STATE, "training.csv"]
 
 
 def test_a_state_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match=r"cannot be written .*No such file"):
         write_state(tmp_path / "absent", {}, identity={})
+
+
+def test_a_full_disk_leaves_the_state_before_and_no_half_of_one(tmp_path: Path) -> None:
+    write_state(tmp_path, {"a": torch.zeros(1)}, identity={})
+    before = (tmp_path / STATE).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"File too large\). Free some space"):
+            write_state(tmp_path, {"a": torch.rand(1_000_000)}, identity={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.name for p in tmp_path.iterdir()] == [STATE]
+    assert (tmp_path / STATE).read_bytes() == before
 
 
 def test_differences_are_named_by_their_place() -> None:

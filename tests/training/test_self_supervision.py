@@ -82,7 +82,9 @@ def test_every_parameter_of_encoder_and_heads_gets_a_gradient(spec: NetworkSpec)
     assert answers.vectors.shape == (2, 8)
 
 
-def test_the_encoder_of_a_file_has_its_weights_whatever_the_file_was_trained_for() -> None:
+def test_the_encoder_of_a_file_has_its_weights_whatever_the_file_was_trained_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     network = build_network(CNN)
     metadata = CheckpointMetadata(
         task="lesions", classes=("background", "lesion"), spacing_mm=(4, 4, 4), patch=(16, 16, 16)
@@ -93,6 +95,11 @@ def test_the_encoder_of_a_file_has_its_weights_whatever_the_file_was_trained_for
     with torch.inference_mode():
         expected = BottleneckEncoder(network.eval(), CNN)(images)
         assert torch.equal(encoder(images), expected)
+    assert not caplog.messages
+    partly = metadata.model_copy(update={"untrained": ("bottleneck.conv1.conv.weight", "head")})
+    encoder_of(Checkpoint(CNN, partly, state))
+    assert "1 of the" in caplog.text
+    assert "never trained (first: bottleneck.conv1.conv.weight)" in caplog.text
     del state["bottleneck.conv1.conv.weight"]
     with pytest.raises(CheckpointError, match=r"1 of \d+ tensors"):
         encoder_of(Checkpoint(CNN, metadata, state))

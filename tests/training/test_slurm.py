@@ -10,9 +10,15 @@ import pytest
 import torch
 import yaml
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+def test_each_process_of_a_batch_job_gets_the_cores_it_asked_for(repository: Path) -> None:
+    script = (repository / "examples" / "slurm" / "train.sbatch").read_text()
+    (start,) = [line for line in script.splitlines() if line.startswith("srun ")]
+    assert '--cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"' in start  # not taken over since 22.05
 
 
+@pytest.mark.server
+@pytest.mark.slow
 def test_a_batch_job_trains_on_two_processes_under_a_real_slurm(
     repository: Path, tiny_exams: list[Path], tmp_path: Path
 ) -> None:

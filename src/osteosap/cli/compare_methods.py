@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["compare_methods"]
 
 OUTPUTS = ("comparison.json", "comparison.csv")
+_KEYS = {"settings", "methods", "tests"}
 
 
 def compare_methods(
@@ -21,6 +22,10 @@ def compare_methods(
     ],
     reference: Annotated[Path, typer.Option("--reference", help="Truth: a folder of exams.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for comparison.json and .csv.")],
+    roi: Annotated[
+        Path | None,
+        typer.Option("--roi", help="Masks: outside them neither side counts."),
+    ] = None,
     resample: Annotated[
         bool,
         typer.Option("--resample", help="Bring a reference on another grid onto the prediction's."),
@@ -28,25 +33,39 @@ def compare_methods(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out references that no method predicted.")
     ] = False,
+    cases: Annotated[
+        Path | None,
+        typer.Option("--cases", help="Score these only: a JSON list of names, such as a study's."),
+    ] = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Exams at once.")] = 1,
     config: Annotated[Path | None, typer.Option("--config", help="Settings (YAML).")] = None,
 ) -> None:
     """Test methods against each other: paired by exam, unpaired by detected lesion."""
     from osteosap.cli.console import progress_bar, results
-    from osteosap.cli.evaluate import settings_of, write_table
+    from osteosap.cli.evaluate import (
+        holds_keys,
+        left_out,
+        print_left_out,
+        settings_of,
+        write_table,
+    )
     from osteosap.evaluation.cohort import evaluate_cohort
     from osteosap.evaluation.compare import compare_methods as test_methods
-    from osteosap.evaluation.pairs import find_pairs
+    from osteosap.evaluation.pairs import find_pairs, read_case_names
     from osteosap.manifest import require_folder, require_own, software_versions, write_json
 
     folders = _named(methods)
     require_folder(out)
-    require_own(out, OUTPUTS, OUTPUTS if (out / OUTPUTS[0]).is_file() else ())
+    require_own(out, OUTPUTS, OUTPUTS if holds_keys(out / OUTPUTS[0], _KEYS) else ())
     settings = settings_of(config, resample=resample)
+    names = read_case_names(cases) if cases else None
     scores: dict[str, CohortScores] = {}
+    missing: dict[str, dict[str, str]] = {}
     with progress_bar() as progress:
         for place, (name, folder) in enumerate(folders.items()):
-            pairs, _ = find_pairs(reference, folder, allow_missing=allow_missing)
+            pairs, missing[name] = find_pairs(
+                reference, folder, roi=roi, allow_missing=allow_missing, cases=names
+            )
 
             def part(line: str, fraction: float, done: int = place, what: str = name) -> None:
                 progress(f"{what}: {line}", (done + fraction) / len(folders))
@@ -58,12 +77,15 @@ def compare_methods(
     content = {
         "versions": software_versions(),
         "settings": settings.to_mapping(),
+        "left_out": {name: left_out(found) for name, found in missing.items()},
         "methods": {name: cohort.summary() for name, cohort in scores.items()},
         "tests": rows,
     }
     write_json(out / OUTPUTS[0], content)
     write_table(rows, out / OUTPUTS[1])
     _print(rows)
+    for name, found in missing.items():
+        print_left_out(found, of=f"{name}: ")
     results.print(f"comparison: {out / OUTPUTS[0]}", markup=False)
 
 

@@ -42,7 +42,10 @@ def set_up_logging(*, quiet: bool) -> None:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
-    """Yield a function of a line of text and a fraction done; less than before starts a new bar."""
+    """Yield a function of a line of text and a fraction done; less than before starts a new bar.
+
+    There is no bar before the first call: of many processes that train, only one calls it.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -51,7 +54,7 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task("", total=1.0)
+        task = bar.add_task("", total=1.0, visible=False)
         before = 0.0
 
         def show(message: str, fraction: float) -> None:
@@ -59,6 +62,6 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
             if fraction < before:
                 bar.reset(task, total=1.0)
             before = fraction
-            bar.update(task, description=message, completed=fraction)
+            bar.update(task, description=message, completed=fraction, visible=True)
 
         yield show

@@ -12,9 +12,18 @@ if TYPE_CHECKING:
     from osteosap.evaluation.cohort import CohortScores
     from osteosap.evaluation.config import EvaluateConfig
 
-__all__ = ["as_text", "evaluate", "settings_of", "write_table"]
+__all__ = [
+    "as_text",
+    "evaluate",
+    "holds_keys",
+    "left_out",
+    "print_left_out",
+    "settings_of",
+    "write_table",
+]
 
 OUTPUTS = ("evaluation.json", "evaluation.csv", "lesions.csv")
+_KEYS = {"settings", "summary", "exams"}
 
 
 def evaluate(
@@ -43,34 +52,42 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out references without a prediction.")
     ] = False,
+    cases: Annotated[
+        Path | None,
+        typer.Option("--cases", help="Score these only: a JSON list of names, such as a study's."),
+    ] = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Exams at once.")] = 1,
     config: Annotated[Path | None, typer.Option("--config", help="Settings (YAML).")] = None,
 ) -> None:
     """Detection, Dice and surfaces of lesions, burden, free-response curves; skeleton Dice."""
     from osteosap.cli.console import progress_bar, results
     from osteosap.evaluation.cohort import evaluate_cohort
-    from osteosap.evaluation.pairs import find_pairs
+    from osteosap.evaluation.pairs import find_pairs, read_case_names
     from osteosap.manifest import require_folder, require_own, software_versions, write_json
 
     require_folder(out)
-    require_own(out, OUTPUTS, OUTPUTS if _is_evaluation(out / OUTPUTS[0]) else ())
+    require_own(out, OUTPUTS, OUTPUTS if holds_keys(out / OUTPUTS[0], _KEYS) else ())
     settings = settings_of(config, resample=resample)
     pairs, missing = find_pairs(
-        reference, prediction, probability=probability, roi=roi, allow_missing=allow_missing
+        reference,
+        prediction,
+        probability=probability,
+        roi=roi,
+        allow_missing=allow_missing,
+        cases=read_case_names(cases) if cases else None,
     )
     with progress_bar() as progress:
         scores = evaluate_cohort(pairs, config=settings, processes=processes, progress=progress)
     content = {
         "versions": software_versions(),
-        "references_without_prediction": {"n": len(missing), "exams": missing},
+        **left_out(missing),
         **scores.to_mapping(),
     }
     write_json(out / OUTPUTS[0], content)
     write_table(scores.rows(), out / OUTPUTS[1])
     write_table(scores.lesion_rows(), out / OUTPUTS[2])
     _print(scores)
-    if missing:
-        results.print(f"left out, without a prediction: {_listed(missing)}", markup=False)
+    print_left_out(missing)
     results.print(f"evaluation: {out / OUTPUTS[0]}", markup=False)
 
 
@@ -83,13 +100,39 @@ def settings_of(config: Path | None, *, resample: bool) -> EvaluateConfig:
     return EvaluateConfig.from_mapping(values | ({"resample_reference": True} if resample else {}))
 
 
-def _is_evaluation(path: Path) -> bool:
-    """Whether a file is a result of this command, which may be replaced."""
+def left_out(missing: dict[str, str]) -> dict[str, Any]:
+    """Number and names of references without a prediction, and of cases without a reference."""
+    from osteosap.evaluation.pairs import NO_PREDICTION, NO_REFERENCE
+
+    by_reason = {
+        reason: [name for name, why in missing.items() if why == reason]
+        for reason in (NO_PREDICTION, NO_REFERENCE)
+    }
+    return {
+        key: {"n": len(by_reason[reason]), "exams": by_reason[reason]}
+        for key, reason in (
+            ("references_without_prediction", NO_PREDICTION),
+            ("cases_without_reference", NO_REFERENCE),
+        )
+    }
+
+
+def print_left_out(missing: dict[str, str], *, of: str = "") -> None:
+    """A line for every reason why exams were left out."""
+    from osteosap.cli.console import results
+
+    for reason in dict.fromkeys(missing.values()):
+        names = [name for name, why in missing.items() if why == reason]
+        results.print(f"{of}left out, {reason}: {_listed(names)}", markup=False)
+
+
+def holds_keys(path: Path, keys: set[str]) -> bool:
+    """Whether a file is a JSON object with these keys: a result, which may be replaced."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and {"settings", "summary", "exams"} <= set(content)
+    return isinstance(content, dict) and keys <= set(content)
 
 
 def _listed(names: list[str], most: int = 10) -> str:

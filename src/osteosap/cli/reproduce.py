@@ -65,7 +65,7 @@ def reproduce(
     folder = None if data == _SIMULATED else Path(data)
     units = make_plan(config, data=folder, processes=processes)
     if not plan:
-        start_study(out, config, profile=profile, data=folder)
+        start_study(out, config, units, profile=profile, data=folder)
     _show(units, out, at_once)
     if plan:
         return
@@ -124,9 +124,9 @@ def _show(units: Sequence[Unit], study: Path, at_once: int) -> None:
     for unit in units:
         finished = is_finished(unit, study)
         left += 0.0 if finished else unit.minutes
-        waits = (
-            unit.needs if len(unit.needs) < 4 else (*unit.needs[:2], f"{len(unit.needs) - 2} more")
-        )
+        waits = (*unit.after, *unit.needs)
+        if len(waits) > 3:
+            waits = (*waits[:2], f"{len(waits) - 2} more")
         table.add_row(
             unit.name, ", ".join(waits), f"{unit.minutes:.1f}", "finished" if finished else "to do"
         )

@@ -63,8 +63,12 @@ class Calibration:
         }
 
 
-def calibrate(reference: Array, probability: Array) -> Calibration:
-    """Count the voxels of one exam, (I, J, K) each, by probability."""
+def calibrate(
+    reference: Array, probability: Array, *, inside: npt.NDArray[np.bool_] | None = None
+) -> Calibration:
+    """Count the voxels of one exam, (I, J, K) each, by probability; only those ``inside``."""
+    if inside is not None:
+        reference, probability = reference[inside], probability[inside]
     values = np.clip(np.asarray(probability, dtype=np.float64).ravel(), 0.0, 1.0)
     place = np.minimum((values * BINS).astype(np.int64), BINS - 1)
     lesion = (reference.ravel() != 0).astype(np.float64)

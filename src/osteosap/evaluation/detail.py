@@ -10,18 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import numpy.typing as npt
 
 from osteosap.anatomy import UNASSIGNED, region_of
 from osteosap.evaluation.config import EvaluateConfig
+from osteosap.evaluation.matching import Box, boxes_of
 from osteosap.evaluation.metrics import LesionScore
 from osteosap.evaluation.surface import surface_distances
 from osteosap.geometry import Array, Grid
 from osteosap.regions import nearest_class
 
 __all__ = ["LesionMaps", "add_details"]
-
-Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class LesionMaps:
         Class map that names regions, or None.
     probability
         Lesion probability, or None.
+    inside
+        Voxels of the region of interest, or None for everywhere.
     """
 
     grid: Grid
@@ -45,6 +46,7 @@ class LesionMaps:
     prediction: Array
     skeleton: Array | None = None
     probability: Array | None = None
+    inside: npt.NDArray[np.bool_] | None = None
 
 
 def add_details(
@@ -75,16 +77,13 @@ class _Side:
 
     def __init__(self, components: Array) -> None:
         self.components = components
-        self.boxes: list[Box | None] = ndimage.find_objects(components)
-
-    def box(self, lesion_id: int) -> Box | None:
-        return self.boxes[lesion_id - 1] if lesion_id <= len(self.boxes) else None
+        self.boxes = boxes_of(components)
 
 
 def _detailed(
     score: LesionScore, own: _Side, other: _Side, *, maps: LesionMaps, config: EvaluateConfig
 ) -> LesionScore:
-    box = own.box(score.id)
+    box = own.boxes.get(score.id)
     if box is None:
         return replace(score, nsd=0.0)
     values = _place(score.id, own.components, box, maps) | _surface(score, own, other, maps, config)
@@ -113,8 +112,7 @@ def _surface(
 ) -> dict[str, Any]:
     if not score.hit:
         return {"nsd": 0.0}
-    boxes = [own.box(score.id), *(other.box(i) for i in score.matches)]
-    joint = _union([box for box in boxes if box is not None])
+    joint = _union([own.boxes[score.id], *(other.boxes[i] for i in score.matches)])
     distances = surface_distances(
         own.components[joint] == score.id,
         np.isin(other.components[joint], score.matches),

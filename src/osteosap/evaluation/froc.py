@@ -10,21 +10,49 @@ more than so many false positives per exam.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from osteosap.errors import ConfigError, GeometryError, VolumeError
-from osteosap.evaluation.matching import label_instances
+from osteosap.evaluation.matching import boxes_of, label_instances, sizes_of
+from osteosap.evaluation.metrics import at_least
 from osteosap.geometry import Array
 
-__all__ = ["Froc", "ThresholdCounts", "count_by_threshold", "froc_curve"]
+__all__ = ["Froc", "Rules", "ThresholdCounts", "count_by_threshold", "froc_curve"]
 
 FrocMode = Literal["rethreshold", "peak"]
+Reals = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts on a curve; the same as in the numbers beside it.
+
+    Parameters
+    ----------
+    min_voxels
+        Reference lesions and false positives count from this size on; a component of any size
+        detects, and one that touches a reference lesion of any size is not false.
+    counted
+        Ids of the reference lesions that count, where their size on this grid does not say it:
+        resampled lesions are judged by their own volume, and one without a voxel left is missed.
+    connectivity
+        6, 18 or 26.
+    min_iou
+        Least intersection over union for a component and a lesion to touch; 0 is any voxel.
+    mode
+        See the module.
+    """
+
+    min_voxels: float = 0.0
+    counted: Collection[int] | None = None
+    connectivity: int = 26
+    min_iou: float = 0.0
+    mode: FrocMode = "rethreshold"
 
 
 @dataclass(frozen=True)
@@ -52,11 +80,11 @@ def count_by_threshold(
     probability: Array,
     *,
     thresholds: Sequence[float],
-    min_voxels: float = 0.0,
-    connectivity: int = 26,
-    mode: FrocMode = "rethreshold",
+    rules: Rules = Rules(),
 ) -> ThresholdCounts:
     """Score one exam at every threshold.
+
+    Thresholds are compared in the type of the map, as masks are made from it.
 
     Parameters
     ----------
@@ -66,13 +94,8 @@ def count_by_threshold(
         (I, J, K) in [0, 1].
     thresholds
         Any order; each counts once.
-    min_voxels
-        Reference lesions and false positives count from this size on; a component of any size
-        detects, and one that touches a reference lesion of any size is not false.
-    connectivity
-        6, 18 or 26.
-    mode
-        See the module.
+    rules
+        What counts.
 
     Raises
     ------
@@ -85,23 +108,25 @@ def count_by_threshold(
     """
     levels = np.unique(np.asarray(thresholds, dtype=np.float64))
     _require(reference, probability, levels)
-    ids, sizes = np.unique(reference[reference != 0], return_counts=True)
-    counted = {int(i) for i in ids[sizes >= min_voxels - 1e-9]}
-    values = np.asarray(probability, dtype=np.float64)
-    base = label_instances(values >= levels[0], connectivity=connectivity)
-    tally = _Tally(len(levels), min_voxels)
-    for number, box in enumerate(ndimage.find_objects(base), start=1):
-        if box is None:
-            continue
-        inside = np.where(base[box] == number, values[box], -1.0)
-        if mode == "peak":
-            tally.add_peak(inside, reference[box], levels)
+    sizes = sizes_of(reference)
+    counted = rules.counted
+    if counted is None:
+        counted = [i for i, size in sizes.items() if at_least(size, rules.min_voxels)]
+    own: Any = probability.dtype if np.issubdtype(probability.dtype, np.floating) else np.float64
+    values: Reals = np.asarray(probability, dtype=own)
+    cuts: Reals = levels.astype(values.dtype)
+    base = label_instances(values >= cuts[0], connectivity=rules.connectivity)
+    tally = _Tally(len(levels), sizes, rules)
+    for number, box in boxes_of(base).items():
+        inside = np.where(base[box] == number, values[box], values.dtype.type(-1))
+        if rules.mode == "peak":
+            tally.add_peak(inside, reference[box], cuts)
         else:
-            tally.add(inside, reference[box], levels, connectivity)
+            tally.add(inside, reference[box], cuts)
     return ThresholdCounts(
         tuple(levels.tolist()),
         len(counted),
-        np.array([len(hits & counted) for hits in tally.hits], dtype=np.int64),
+        np.array([len(hits.intersection(counted)) for hits in tally.hits], dtype=np.int64),
         tally.false,
     )
 
@@ -109,32 +134,22 @@ def count_by_threshold(
 class _Tally:
     """Reference lesions hit, and false positives, at each threshold."""
 
-    def __init__(self, n: int, min_voxels: float) -> None:
+    def __init__(self, n: int, sizes: Mapping[int, int], rules: Rules) -> None:
         self.hits: list[set[int]] = [set() for _ in range(n)]
         self.false = np.zeros(n, dtype=np.int64)
-        self.min_voxels = min_voxels - 1e-9
+        self.sizes = sizes
+        self.rules = rules
 
-    def add(
-        self,
-        inside: npt.NDArray[np.float64],
-        reference: Array,
-        levels: npt.NDArray[np.float64],
-        connectivity: int,
-    ) -> None:
+    def add(self, inside: Reals, reference: Array, levels: Reals) -> None:
         """One component of the lowest threshold, taken apart as the threshold rises."""
         top = inside.max()
         for place, level in enumerate(levels):
             if level > top:
                 break
-            parts = label_instances(inside >= level, connectivity=connectivity)
+            parts = label_instances(inside >= level, connectivity=self.rules.connectivity)
             self._count(parts, reference, place)
 
-    def add_peak(
-        self,
-        inside: npt.NDArray[np.float64],
-        reference: Array,
-        levels: npt.NDArray[np.float64],
-    ) -> None:
+    def add_peak(self, inside: Reals, reference: Array, levels: Reals) -> None:
         """One component that stays whole and vanishes above its peak."""
         whole = (inside >= levels[0]).astype(np.int32)
         for place in range(int(np.searchsorted(levels, inside.max(), side="right"))):
@@ -146,10 +161,15 @@ class _Tally:
         touched = reference[inside].astype(np.int64)
         sizes = np.bincount(ids)
         true = np.zeros(len(sizes), dtype=bool)
-        true[ids[touched > 0]] = True
-        self.hits[place].update(int(i) for i in np.unique(touched) if i)
-        false = ~true & (sizes > 0) & (sizes >= self.min_voxels)
-        self.false[place] += int(np.count_nonzero(false[1:]))
+        base = int(touched.max(initial=0)) + 1
+        codes, shared = np.unique((ids * base + touched)[touched > 0], return_counts=True)
+        for code, n in zip(codes.tolist(), shared.tolist(), strict=True):
+            part, lesion = divmod(code, base)
+            if n / (self.sizes[lesion] + int(sizes[part]) - n) >= self.rules.min_iou:
+                true[part] = True
+                self.hits[place].add(lesion)
+        false = sizes[~true & (sizes > 0)].tolist()
+        self.false[place] += sum(at_least(size, self.rules.min_voxels) for size in false)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from osteosap.geometry import Array
 __all__ = [
     "Detection",
     "LesionScore",
+    "at_least",
     "detect",
     "dice",
     "mean_lesion_dice",
@@ -37,8 +38,19 @@ __all__ = [
     "skeleton_dice",
 ]
 
-_EDGE_ML = 1e-9
-"""Rounding allowed in 'at least v mL'."""
+_EDGE = 1e-6
+"""Share by which rounding may miss 'at least v mL': affines are stored as float32."""
+
+
+def at_least(size: float, limit: float) -> bool:
+    """Whether a volume or a number of voxels reaches a limit, but for rounding.
+
+    Examples
+    --------
+    >>> at_least(0.99999995, 1.0), at_least(0.999, 1.0)
+    (True, False)
+    """
+    return size >= limit * (1.0 - _EDGE)
 
 
 def dice(reference: Array, prediction: Array) -> float:
@@ -84,8 +96,9 @@ def skeleton_dice(reference: Array, prediction: Array) -> dict[str, float]:
                 f"expected 0 to {N_CLASSES - 1}",
                 remedy="Map its labels to the class ids of osteosap.anatomy",
             )
-    codes = reference.astype(np.int64).ravel() * N_CLASSES + prediction.astype(np.int64).ravel()
-    table = np.bincount(codes, minlength=N_CLASSES**2).reshape(N_CLASSES, N_CLASSES)
+    codes = reference.astype(np.uint16) * N_CLASSES + prediction.astype(np.uint16)
+    counts = np.bincount(codes.ravel(order="K"), minlength=N_CLASSES**2)
+    table = counts.reshape(N_CLASSES, N_CLASSES)
     rows, columns = table.sum(axis=1), table.sum(axis=0)
     scores = {
         r.name: _ratio(2 * int(table[r.id, r.id]), int(rows[r.id] + columns[r.id])) for r in REGIONS
@@ -263,10 +276,9 @@ def detect(
     ----------
     Wuts et al. 2026, doi 10.1016/j.jbo.2026.100745.
     """
-    limit = min_volume_ml - _EDGE_ML
-    counted = [r for r in references if r.volume_ml >= limit]
+    counted = [r for r in references if at_least(r.volume_ml, min_volume_ml)]
     counted_ids = {r.id for r in counted}
-    false = [p for p in predictions if not p.hit and p.volume_ml >= limit]
+    false = [p for p in predictions if not p.hit and at_least(p.volume_ml, min_volume_ml)]
     return Detection(
         n_reference=len(counted),
         n_detected=sum(r.hit for r in counted),
@@ -278,7 +290,7 @@ def detect(
 
 def mean_lesion_dice(references: Sequence[LesionScore], *, min_volume_ml: float = 0.0) -> float:
     """Mean Dice over the reference lesions of one exam, missed ones as 0; NaN without lesions."""
-    values = [r.dice for r in references if r.volume_ml >= min_volume_ml - _EDGE_ML]
+    values = [r.dice for r in references if at_least(r.volume_ml, min_volume_ml)]
     return float(np.mean(values)) if values else math.nan
 
 

@@ -7,14 +7,26 @@ folder of lesion masks ``NAME.nii.gz``, one an exam, as other programs write the
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 from osteosap.errors import InputError
 from osteosap.exam import find_file
 
-__all__ = ["ExamFiles", "Pair", "find_pairs", "pair_of_folders"]
+__all__ = [
+    "NO_PREDICTION",
+    "NO_REFERENCE",
+    "ExamFiles",
+    "Pair",
+    "find_pairs",
+    "pair_of_folders",
+    "read_case_names",
+]
 
+NO_PREDICTION = "without a prediction"
+NO_REFERENCE = "without a reference"
 _SUFFIXES = (".nii.gz", ".nii")
 
 
@@ -57,7 +69,7 @@ class Pair:
 
 
 def pair_of_folders(reference: Path, prediction: Path, *, name: str | None = None) -> Pair:
-    """Two exam folders as a pair; patient and site from a simulated reference's ``exam.json``.
+    """Two exam folders as a pair; patient and site as ``exam.json`` of either tells them.
 
     Raises
     ------
@@ -67,10 +79,7 @@ def pair_of_folders(reference: Path, prediction: Path, *, name: str | None = Non
     for folder in (reference, prediction):
         _require_folder(folder)
     label = name if name is not None else prediction.resolve().name
-    patient, site = _origin(reference)
-    return Pair(
-        label, _files(reference), _files(prediction), patient=patient or label, site=site or ""
-    )
+    return _pair(label, _files(reference), _files(prediction), (reference, prediction))
 
 
 def find_pairs(
@@ -80,7 +89,8 @@ def find_pairs(
     probability: Path | None = None,
     roi: Path | None = None,
     allow_missing: bool = False,
-) -> tuple[list[Pair], list[str]]:
+    cases: Sequence[str] | None = None,
+) -> tuple[list[Pair], dict[str, str]]:
     """Match exams of both sides by name.
 
     Parameters
@@ -90,50 +100,109 @@ def find_pairs(
     probability, roi
         The same for probability maps (``lesion_probability``) and masks (``roi``) kept elsewhere.
     allow_missing
-        Leave out references without a prediction instead of refusing.
+        Leave out references without a prediction (and ``cases`` without a reference) instead of
+        refusing.
+    cases
+        Names of the exams to score, and no other; None for all.
 
     Returns
     -------
     pairs
         In order of names.
     missing
-        References that have no prediction.
+        Name of what was left out to :data:`NO_PREDICTION` or :data:`NO_REFERENCE`.
 
     Raises
     ------
     InputError
         A folder is absent or empty, an exam of the prediction has no reference, a reference no
-        prediction, or an exam has no probability or roi where a folder of them was given.
+        prediction, a case is on neither or one side only, or an exam has no probability or roi
+        where a folder of them was given.
     """
     for folder in (reference, prediction, probability, roi):
         if folder is not None:
             _require_folder(folder)
     if _files(prediction).holds_any():
+        if cases is not None:
+            raise InputError(
+                f"cases are named, but {prediction} is one exam",
+                remedy="Leave the cases out, or give two folders of exams",
+            )
         pair = pair_of_folders(reference, prediction)
-        return [_with_extras(pair, probability, roi, single=True)], []
-    predictions, references = _exams(prediction), _exams(reference)
-    alone = sorted(set(predictions) - set(references))
-    missing = sorted(set(references) - set(predictions))
+        return [_with_extras(pair, probability, roi, single=True)], {}
+    references, predictions = _exams(reference), _exams(prediction)
+    alone = sorted(set(predictions) - set(references)) if cases is None else []
     if not predictions or alone:
         raise InputError(
             f"{len(predictions)} exams in {prediction}, {len(alone)} of them without one of the "
             f"same name in {reference}{_listed(alone)}",
             remedy="Give two exam folders, or two folders whose exams have equal names",
         )
+    wanted = sorted(references if cases is None else set(cases))
+    missing = {
+        name: NO_PREDICTION if name in references else NO_REFERENCE
+        for name in wanted
+        if name not in references or name not in predictions
+    }
     if missing and not allow_missing:
-        raise InputError(
-            f"{len(missing)} of {len(references)} exams in {reference} have no prediction in "
-            f"{prediction}{_listed(missing)}",
-            remedy="Make them, or leave these exams out of the scores with --allow-missing",
-        )
+        _refuse(missing, len(wanted), reference, prediction)
     pairs = []
-    for name in sorted(predictions):
-        patient, site = _origin(reference / name)
-        pair = Pair(
-            name, references[name], predictions[name], patient=patient or name, site=site or ""
-        )
-        pairs.append(_with_extras(pair, probability, roi, single=False))
+    for name in wanted:
+        if name not in missing:
+            folders = (reference / name, prediction / name)
+            pair = _pair(name, references[name], predictions[name], folders)
+            pairs.append(_with_extras(pair, probability, roi, single=False))
     return pairs, missing
+
+
+def _refuse(missing: dict[str, str], n_wanted: int, reference: Path, prediction: Path) -> NoReturn:
+    unknown = [name for name, reason in missing.items() if reason == NO_REFERENCE]
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} of {n_wanted} cases are no exam in {reference}{_listed(unknown)}",
+            remedy="Check the names, or leave these cases out of the scores with --allow-missing",
+        )
+    raise InputError(
+        f"{len(missing)} of {n_wanted} exams in {reference} have no prediction in "
+        f"{prediction}{_listed(list(missing))}",
+        remedy="Make them, or leave these exams out of the scores with --allow-missing",
+    )
+
+
+def read_case_names(path: Path) -> list[str]:
+    """Names in a JSON list: of strings, or of rows with a ``case``, as lists of trainings are.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is no such list, is empty, or names a case twice.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as a list of cases ({type(error).__name__})",
+            remedy='Give a JSON file such as ["exam_1", "exam_2"]',
+        ) from error
+    rows = content if isinstance(content, list) else []
+    found = [row.get("case") if isinstance(row, dict) else row for row in rows]
+    names = [name for name in found if isinstance(name, str) and name]
+    if not names or len(names) < len(found):
+        raise InputError(
+            f"{path} is no list of cases, expected names or rows with a 'case', at least one",
+            remedy='Write it as ["exam_1", "exam_2"]',
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path} names cases twice{_listed(twice)}", remedy="Name each once")
+    return names
+
+
+def _pair(
+    name: str, reference: ExamFiles, prediction: ExamFiles, folders: tuple[Path, Path]
+) -> Pair:
+    patient, site = _origin(folders)
+    return Pair(name, reference, prediction, patient=patient or name, site=site or "")
 
 
 def _with_extras(pair: Pair, probability: Path | None, roi: Path | None, *, single: bool) -> Pair:
@@ -179,16 +248,33 @@ def _files(folder: Path) -> ExamFiles:
     )
 
 
-def _origin(folder: Path) -> tuple[str | None, str | None]:
-    """Patient and site that a simulated exam tells of itself."""
-    try:
-        content = json.loads((folder / "exam.json").read_text(encoding="utf-8"))
-        seed, site = content.get("seed"), content.get("config", {}).get("site")
-    except (OSError, ValueError, AttributeError):
-        return None, None
-    return (f"seed {seed}" if isinstance(seed, int) else None), (
-        site if isinstance(site, str) else None
+def _origin(folders: Iterable[Path]) -> tuple[str | None, str | None]:
+    """Patient and site of ``exam.json``, of folders or their ``exam/``; the first word counts.
+
+    Whose an exam is, is told as for a training: by ``person``, else by ``seed``.
+    """
+    places = [f / name for f in folders for name in ("exam.json", "exam/exam.json")]
+    records = [_record(path) for path in places]
+    named = [_name(record.get(key)) for key in ("person", "seed") for record in records]
+    configs = [record.get("config") for record in records]
+    sites = [config.get("site") for config in configs if isinstance(config, dict)]
+    return (
+        next((f"person {name}" for name in named if name), None),
+        next((site for site in sites if isinstance(site, str)), None),
     )
+
+
+def _name(value: Any) -> str:
+    """A name or number as text; empty for anything else."""
+    return "" if value is None or isinstance(value, bool | dict | list) else str(value).strip()
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _require_folder(folder: Path) -> None:

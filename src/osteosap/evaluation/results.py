@@ -16,7 +16,7 @@ import numpy as np
 from osteosap.evaluation.calibration import Calibration
 from osteosap.evaluation.config import EvaluateConfig
 from osteosap.evaluation.froc import ThresholdCounts
-from osteosap.evaluation.metrics import Detection, LesionScore, mean_lesion_dice
+from osteosap.evaluation.metrics import Detection, LesionScore, at_least, mean_lesion_dice
 
 __all__ = ["EvaluateConfig", "ExamScores", "LesionScores", "flat", "plain"]
 
@@ -67,7 +67,7 @@ class LesionScores:
 
     def detected(self, *, min_volume_ml: float = 0.0) -> list[LesionScore]:
         """Detected reference lesions from a volume on."""
-        return [r for r in self.references if r.hit and r.volume_ml >= min_volume_ml - 1e-9]
+        return [r for r in self.references if r.hit and at_least(r.volume_ml, min_volume_ml)]
 
     def detected_dice(self, *, min_volume_ml: float = 0.0) -> list[float]:
         """Dice of each detected reference lesion from a volume on."""

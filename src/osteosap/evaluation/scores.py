@@ -17,9 +17,15 @@ from osteosap.errors import InputError, VolumeError
 from osteosap.evaluation.calibration import calibrate
 from osteosap.evaluation.config import EvaluateConfig
 from osteosap.evaluation.detail import LesionMaps, add_details
-from osteosap.evaluation.froc import ThresholdCounts, count_by_threshold
-from osteosap.evaluation.matching import Matching, as_components, label_instances, match_lesions
-from osteosap.evaluation.metrics import detect, score_lesions, skeleton_dice
+from osteosap.evaluation.froc import Rules, ThresholdCounts, count_by_threshold
+from osteosap.evaluation.matching import (
+    Matching,
+    as_components,
+    label_instances,
+    match_lesions,
+    sizes_of,
+)
+from osteosap.evaluation.metrics import at_least, detect, score_lesions, skeleton_dice
 from osteosap.evaluation.pairs import Pair, pair_of_folders
 from osteosap.evaluation.results import ExamScores, LesionScores
 from osteosap.geometry import Array, Grid
@@ -143,19 +149,19 @@ def evaluate_lesions(
     parts = as_components(reference.array[0], connectivity=config.connectivity)
     if extras.roi is not None:
         parts = _within(parts, reference.grid, extras.roi, config)
-    ids, voxels = (a.tolist() for a in np.unique(parts[parts != 0], return_counts=True))
-    volumes = {i: n * reference.grid.voxel_volume_ml for i, n in zip(ids, voxels, strict=True)}
+    volumes = {i: n * reference.grid.voxel_volume_ml for i, n in sizes_of(parts).items()}
     truth = Volume.single(parts, reference.affine, "lesions")
     moved, predicted = _on_one_grid(truth, prediction, "lesions", config, notes)
-    if extras.roi is not None:
-        predicted = np.where(_roi_on(extras.roi, prediction.grid), predicted, 0)
+    inside = None if extras.roi is None else _roi_on(extras.roi, prediction.grid)
+    if inside is not None:
+        predicted = np.where(inside, predicted, 0)
     components = as_components(predicted, connectivity=config.connectivity)
     matching = match_lesions(moved, components)
-    lost = tuple(i for i in ids if i not in matching.reference)
+    lost = tuple(i for i in volumes if i not in matching.reference)
     if lost:
         notes.append(
-            f"{len(lost)} of {len(ids)} reference lesions have no voxel on the prediction's grid; "
-            "they count as missed"
+            f"{len(lost)} of {len(volumes)} reference lesions have no voxel on the prediction's "
+            "grid; they count as missed"
         )
     both = score_lesions(
         matching.with_min_iou(config.min_iou).with_lost_references(lost),
@@ -168,6 +174,7 @@ def evaluate_lesions(
         components,
         _skeleton_on(extras.skeleton, prediction.grid),
         _probability_on(extras.probability, prediction.grid),
+        inside,
     )
     references, predictions = add_details(*both, maps=maps, config=config)
     scores = LesionScores(
@@ -184,26 +191,33 @@ def evaluate_lesions(
 
 
 def _with_curves(scores: LesionScores, maps: LesionMaps, config: EvaluateConfig) -> LesionScores:
-    """Free-response counts and calibration, from the probability map."""
+    """Free-response counts and calibration, from the probability map.
+
+    The curves count the same reference lesions as the numbers beside them.
+    """
     probability = maps.probability
     if probability is None:
         return scores
+    inside = maps.inside
+    seen = probability if inside is None else np.where(inside, probability, np.float32(0))
 
     def count(min_volume_ml: float) -> ThresholdCounts:
-        return count_by_threshold(
-            maps.reference,
-            probability,
-            thresholds=config.froc_thresholds,
+        rules = Rules(
             min_voxels=min_volume_ml / maps.grid.voxel_volume_ml,
+            counted={r.id for r in scores.references if at_least(r.volume_ml, min_volume_ml)},
             connectivity=config.connectivity,
+            min_iou=config.min_iou,
             mode=config.froc_mode,
+        )
+        return count_by_threshold(
+            maps.reference, seen, thresholds=config.froc_thresholds, rules=rules
         )
 
     return replace(
         scores,
         froc=count(0.0),
         froc_large=count(config.min_volume_ml),
-        calibration=calibrate(maps.reference, probability),
+        calibration=calibrate(maps.reference, probability, inside=inside),
     )
 
 
@@ -274,22 +288,25 @@ def _read_probability(path: Path | None) -> Volume | None:
 def _read_map(path: Path | None, name: str) -> Volume | None:
     if path is None:
         return None
-    volume = read_nifti(path, channel=name)
+    volume = read_nifti(path, channel=name, contiguous=False)
     array = volume.array
-    if not np.issubdtype(array.dtype, np.integer):
-        whole = np.rint(array)
-        if not np.array_equal(whole, array):  # NaN is not equal either
+    if not np.issubdtype(array.dtype, np.unsignedinteger):
+        values = array[array != 0]
+        if values.size and (values.min() < 0 or not np.array_equal(np.rint(values), values)):
             raise VolumeError(
                 f"{path} holds values that are no whole numbers from 0 on",
                 remedy="Pass a class or instance map, not probabilities",
             )
-        array = whole.astype(np.int32)
-    if array.size and array.min() < 0:
-        raise VolumeError(
-            f"{path} holds values that are no whole numbers from 0 on",
-            remedy="Pass a class or instance map, not probabilities",
-        )
+        if not np.issubdtype(array.dtype, np.integer):
+            array = array.astype(np.int64 if values.max(initial=0) > 2**31 - 1 else np.int32)
     return Volume(array, volume.affine, volume.channels)
+
+
+def _move_lesions(lesions: Array, source: Grid, target: Grid) -> Array:
+    """Lesions on another grid under their own ids, which may be any: numbered from 1 meanwhile."""
+    ids = np.array([0, *sizes_of(lesions)], dtype=np.int32)
+    numbered = np.searchsorted(ids, lesions).astype(np.int32)
+    return np.asarray(ids[resample_lesions(numbered, source, target)])
 
 
 def _on_one_grid(
@@ -302,7 +319,7 @@ def _on_one_grid(
             f"reference {what} brought from {reference.grid.describe()} to "
             f"{prediction.grid.describe()} by the share of each voxel that a label fills"
         )
-        move = resample_lesions if what == "lesions" else resample_classes
+        move = _move_lesions if what == "lesions" else resample_classes
         moved = move(reference.array[0], reference.grid, prediction.grid)
         return moved, prediction.array[0]
     return reference.array[0], prediction.array[0]

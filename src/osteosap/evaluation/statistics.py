@@ -137,7 +137,8 @@ class PairTest:
     p, p_bonferroni
         Two-sided, alone and times the number of comparisons (at most 1).
     effect
-        Rank-biserial correlation: 1 where b is always larger, -1 where a is.
+        Rank-biserial correlation: 1 where b is larger in every pair, -1 where a is; pairs without
+        a difference draw it towards 0.
     shapiro_p
         Of normality of the differences (paired), or the smaller of both methods' (unpaired).
     """
@@ -161,7 +162,8 @@ class PairTest:
 def compare_paired(a: Sequence[float], b: Sequence[float], *, comparisons: int = 1) -> PairTest:
     """Wilcoxon signed-rank test of the same exams scored for two methods.
 
-    Pairs in which one value is undefined are left out. With no pair, or no difference at all,
+    Differences are taken to 12 decimals, so that 0.3 - 0.2 and 0.2 - 0.1 are a tie. Pairs in
+    which one value is undefined are left out. With no pair, or no difference at all,
     nothing can be said against equality: p is NaN without pairs and 1 without differences.
 
     References
@@ -177,7 +179,7 @@ def compare_paired(a: Sequence[float], b: Sequence[float], *, comparisons: int =
         )
     kept = ~(np.isnan(first) | np.isnan(second))
     first, second = first[kept], second[kept]
-    difference = second - first
+    difference = np.round(second - first, 12)
     n_zero = int(np.count_nonzero(difference == 0))
     p, effect = math.nan, math.nan
     if difference.size:
@@ -232,9 +234,9 @@ def _resampled(
 
 
 def _signed_rank_effect(difference: Values) -> float:
-    ranks = stats.rankdata(np.abs(difference))[difference != 0]
-    signs = np.sign(difference[difference != 0])
-    return float((ranks * signs).sum() / ranks.sum())
+    """Signed ranks over all ranks, those of pairs without a difference too."""
+    ranks = stats.rankdata(np.abs(difference))
+    return float((ranks * np.sign(difference)).sum() / ranks.sum())
 
 
 def _shapiro(values: Values) -> float:

@@ -85,7 +85,7 @@ def predict_exams(
 
         key = _key(files, checkpoints, config, candidates)
         recorded = _record_of(out / name)
-        if recorded.get("key") == key:
+        if recorded.get("key") == key and _is_whole(out / name, recorded):
             _log.info("%s: predicted by the same weights and settings, kept", name)
         else:
             require_own(out / name, _FILES, _FILES if "key" in recorded else ())
@@ -93,11 +93,15 @@ def predict_exams(
                 _predict(
                     files, aside, checkpoints, config=config, candidates=candidates, progress=part
                 )
-                write_json(aside / _RECORD, {"key": key, **_description(checkpoints, candidates)})
+                made = sorted(p.name for p in aside.iterdir())
+                record = {"key": key, "files": made, **_description(checkpoints, candidates)}
+                write_json(aside / _RECORD, record)
+                # the record goes last and comes first: whatever is there, even after a kill, is
+                # on record, and is not whole while a file of it is missing
                 for old in _FILES:
                     (out / name / old).unlink(missing_ok=True)
-                for file in sorted(aside.iterdir(), key=lambda p: p.name == _RECORD):
-                    move_into_place(file, out / name / file.name)
+                for file in (_RECORD, *made):
+                    move_into_place(aside / file, out / name / file)
         folders.append(out / name)
     return folders
 
@@ -171,6 +175,11 @@ def _key(
             osteosap.__version__,
         ]
     )
+
+
+def _is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
+    files = record.get("files") or ()
+    return bool(files) and all((folder / name).is_file() for name in files)
 
 
 def _record_of(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +37,10 @@ __all__ = [
     "restore_network",
     "save_checkpoint",
     "sha256_of",
+    "warn_of_untrained",
 ]
+
+_log = logging.getLogger(__name__)
 
 HEADER_KEY = "osteosap"
 FORMAT = 1
@@ -112,7 +117,8 @@ class LoadReport:
         Names of the network's tensors that were filled, are not in the file, or have another
         shape there.
     unexpected
-        Names in the file that the network does not have.
+        Names in the file that were not asked for: the network, or the part of it that was to be
+        filled, does not have them.
     parameters, parameters_matched
         Numbers in all tensors that were to be filled, and in those that were.
     """
@@ -255,11 +261,12 @@ def load_into(
         return {n: t for n, t in tensors.items() if n.startswith(only) and not n.startswith(skip)}
 
     weights, given = chosen(named_weights(network)), chosen(state)
+    unasked = (n for n in state if n not in weights and not n.startswith(skip))
     matched = tuple(n for n, w in weights.items() if n in given and given[n].shape == w.shape)
     report = LoadReport(
         matched=matched,
         missing=tuple(n for n in weights if n not in given),
-        unexpected=tuple(n for n in given if n not in weights),
+        unexpected=tuple(unasked),
         reshaped=tuple(n for n in weights if n in given and n not in set(matched)),
         parameters=sum(w.numel() for w in weights.values()),
         parameters_matched=sum(weights[n].numel() for n in matched),
@@ -274,6 +281,29 @@ def load_into(
         for name in matched:
             weights[name].copy_(given[name])
     return report
+
+
+def warn_of_untrained(checkpoint: Checkpoint, taken: Iterable[str]) -> None:
+    """Warn where tensors that a training or a comparison takes over were never trained.
+
+    Parameters
+    ----------
+    checkpoint
+        Where they come from.
+    taken
+        Names of the tensors.
+    """
+    taken = set(taken)
+    untrained = [name for name in checkpoint.metadata.untrained if name in taken]
+    if untrained:
+        _log.warning(
+            "%d of the %d tensors taken from the %s weights were never trained (first: %s): the "
+            "import did not find them",
+            len(untrained),
+            len(taken),
+            checkpoint.metadata.task,
+            untrained[0],
+        )
 
 
 def restore_network(checkpoint: Checkpoint) -> nn.Module:

@@ -315,7 +315,7 @@ def _load(
     report = load_into(
         network, state, only=only, skip=skip, minimum_fraction=config.minimum_fraction
     )
-    odd = strangers(report.unexpected, spec.architecture)
+    odd = strangers([n for n in report.unexpected if n.startswith(only)], spec.architecture)
     if odd:
         raise CheckpointError(
             f"the file's {spec.architecture} has {len(odd)} tensors inside its modules that ours "

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from osteosap.errors import CheckpointError
-from osteosap.models.checkpoint import Checkpoint, LoadReport, load_into
+from osteosap.models.checkpoint import Checkpoint, LoadReport, load_into, warn_of_untrained
 from osteosap.models.networks import (
     NetworkSpec,
     head_of,
@@ -77,6 +77,7 @@ def transfer_skeleton(
         if not (spec.layout.supervision and name.startswith(f"{spec.layout.supervision}."))
     }
     report = load_into(network, body, skip=head_prefixes(network, spec))
+    warn_of_untrained(skeleton, report.matched)
     reset_head(network, spec, bias=head_bias)
     return report
 
@@ -106,7 +107,9 @@ def transfer_encoder(
         The checkpoint is not self-supervised, or its encoder differs.
     """
     _require(pretrained, spec, task="self_supervised", recipe="self-supervised")
-    return load_into(network, pretrained.state, only=_encoder_prefixes(spec))
+    report = load_into(network, pretrained.state, only=_encoder_prefixes(spec))
+    warn_of_untrained(pretrained, report.matched)
+    return report
 
 
 def encoder_state(network: nn.Module, spec: NetworkSpec) -> dict[str, torch.Tensor]:

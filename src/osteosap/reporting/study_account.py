@@ -18,7 +18,9 @@ __all__ = [
     "comparability",
     "facts",
     "fold_rows",
+    "n_kept_aside",
     "pretraining_rows",
+    "rate_note",
     "time_rows",
 ]
 
@@ -48,7 +50,7 @@ def cards(study: StudyResults) -> list[Row]:
          "note": ", ".join(arm_title(a) for a in study.arms)},
         {"label": "Trainings", "value": str(len(study.runs)), "note": _folds_note(study)},
         {"label": "Time", "value": _duration(minutes) if study.units else NOTHING,
-         "note": f"of {len(study.units)} finished units, added up"},
+         "note": f"of {len(study.units)} finished units, each since its last start"},
     ]  # fmt: skip
 
 
@@ -103,6 +105,24 @@ def pretraining_rows(study: StudyResults) -> list[Row]:
     ]
 
 
+def n_kept_aside(study: StudyResults) -> str:
+    """How many healthy people the skeleton network is validated on; "" where unknown."""
+    run = study.runs.get("skeleton")
+    n = run.metadata.get("n_validation_exams") if run else None
+    return str(n) if n else ""
+
+
+def rate_note(study: StudyResults) -> str:
+    """What a search for rates has seen of exams that are tested; "" where there was none."""
+    if not study.config.get("search_rates"):
+        return ""
+    return (
+        "Every arm's rates were found by the same search: trained on the exams that the first "
+        "tested fold learns from, exams of other tested folds among them, and chosen on the tuning "
+        "fold."
+    )
+
+
 def fold_rows(study: StudyResults) -> list[Row]:
     """One row a fold: exams, lesions, what for."""
     if study.folds is None:
@@ -141,6 +161,9 @@ def comparability(study: StudyResults) -> tuple[str, str]:
         told = " x ".join(f"{s:g}" for s in spacing)
         reasons.append(f"voxels are {told} mm (the paper states no size)")
     reasons += _other_measures(study)
+    tolerance = next((arm.settings.get("nsd_tolerance_mm") for arm in study.scores.values()), None)
+    if tolerance is not None:
+        reasons.append(f"surface Dice allows {tolerance:g} mm (the paper states no tolerance)")
     n = max((len(arm.exams) for arm in study.scores.values()), default=0)
     if n != N_TEST_PATIENTS:
         reasons.append(

@@ -109,11 +109,13 @@ def burden_figure(study: StudyResults) -> bytes | None:
     pairs = {arm.name: _burdens(arm, floor) for arm in known}
     top = max(float(values.max()) for values in pairs.values()) * 1.6
     ends = (floor / 1.5, max(top, 10 * floor))
+    room = (ends[0], ends[1] * (ends[1] / ends[0]) ** 0.2)  # for the words above the points
     differences = [np.abs(np.log10(v[:, 1] / v[:, 0])).max() for v in pairs.values()]
-    half = max(0.5, 1.15 * float(max(differences)))
+    shown = [*map(float, differences), *(abs(x) for arm in known for x in _limits(arm)[1:])]
+    half = max(0.5, 1.15 * max(x for x in shown if math.isfinite(x)))
     for place, arm in enumerate(known):
         scatter = figure.add_subplot(2, len(known), place + 1)
-        _draw_scatter(scatter, arm, pairs[arm.name], ends)
+        _draw_scatter(scatter, arm, pairs[arm.name], room)
         plain_axes(
             scatter, title=f"{arm.title} (n = {len(arm.exams)})", x="reference (mL)",
             y="prediction (mL)" if place == 0 else "",
@@ -285,15 +287,13 @@ def _draw_bland_altman(
     axes.scatter(
         x, pairs[:, 1] / pairs[:, 0], s=16, color=arm_colour(arm.name), alpha=0.8, linewidths=0
     )
-    found = arm.find("burden", "difference_log10") or {}
-    mean, lower, upper = (as_number(found.get(k)) for k in ("mean", "lower", "upper"))
+    mean, lower, upper = _limits(arm)
     if math.isfinite(mean):
         axes.axhline(10**mean, color=arm_colour(arm.name), linewidth=1.4)
         words = f"mean x {number(10**mean)}"
         if math.isfinite(lower):
             axes.axhspan(10**lower, 10**upper, color=arm_colour(arm.name), alpha=0.1, linewidth=0)
             words += f"\n95 % limits x {number(10**lower)} to x {number(10**upper)}"
-            half = max(half, 1.1 * max(abs(lower), abs(upper)))
         axes.text(
             0.97, 0.03, words, transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5,
             color=INK, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5},
@@ -303,6 +303,13 @@ def _draw_bland_altman(
     axes.set_xlim(*ends)
     axes.set_ylim(10**-half, 10**half)
     _plain_logs(axes)
+
+
+def _limits(arm: ArmScores) -> tuple[float, float, float]:
+    """Mean of log10 of the ratio, and its limits of agreement."""
+    found = arm.find("burden", "difference_log10") or {}
+    mean, lower, upper = (as_number(found.get(k)) for k in ("mean", "lower", "upper"))
+    return mean, lower, upper
 
 
 def _plain_logs(axes: Any) -> None:

@@ -29,7 +29,7 @@ from osteosap.reporting.drawing import (
 from osteosap.reporting.figures import body_box, display_windows, spine_plane
 from osteosap.reporting.study_results import StudyResults
 from osteosap.reporting.study_scores import ArmScores, ExamResult, LesionResult
-from osteosap.reporting.study_style import stamp
+from osteosap.reporting.study_style import number, stamp
 from osteosap.volume import read_nifti
 
 __all__ = ["Case", "choose_examples", "exam_picture"]
@@ -73,7 +73,7 @@ def choose_examples(arm: ArmScores) -> list[Case]:
     return [
         Case(
             ranked[place][1],
-            f"{' and '.join(told)} percentile: {arm.title} Dice {ranked[place][0]:.2f}",
+            f"{' and '.join(told)} percentile: {arm.title} Dice {number(ranked[place][0])}",
         )
         for place, told in percents.items()
     ]

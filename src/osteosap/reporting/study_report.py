@@ -223,6 +223,8 @@ def _content(
         "main": tables.main_rows(study),
         "more": tables.more_rows(study),
         "not_comparable": not_comparable,
+        "rate_note": account.rate_note(study),
+        "n_healthy": account.n_kept_aside(study),
         "remedy": remedy,
         "in_paper": {n: PAPER_TABLE[0].text(n) is not None for n in study.scores},
         "tests": tables.test_rows(study),

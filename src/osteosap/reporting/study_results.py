@@ -124,7 +124,8 @@ def read_study(folder: Path) -> StudyResults:
     scores = _read_scores(folder, arms, notes)
     folds = notes.part(folder, "folds.json", read_folds)
     counts = notes.part(folder, "folds.json", lambda path: tuple(read_json(path)["counts"]))
-    runs = _read_runs(folder, notes)
+    planned = _planned(content)
+    runs = _read_runs(folder, planned, notes)
     tests: tuple[MeasureTest, ...] = ()
     if len(arms) > 1:
         tests = notes.part(folder, "comparison/comparison.json", read_tests) or ()
@@ -145,7 +146,9 @@ def read_study(folder: Path) -> StudyResults:
         fold_counts=counts or (),
         runs=runs,
         encoders=notes.part(folder, "features/features.json", read_planes) or (),
-        units=_read_units(folder / "units"),
+        units=tuple(
+            u for u in _read_units(folder / "units") if planned is None or u.name in planned
+        ),
         patients=_patients(folder, content, notes),
         remarks=tuple(dict.fromkeys(notes.lines)),
     )
@@ -222,9 +225,18 @@ def _read_scores(folder: Path, arms: Sequence[str], notes: _Notes) -> dict[str, 
     return found
 
 
-def _read_runs(folder: Path, notes: _Notes) -> dict[str, Run]:
+def _planned(content: Mapping[str, Any]) -> frozenset[str] | None:
+    """Units of the plan; None where ``study.json`` does not name them."""
+    names = content.get("units")
+    return frozenset(map(str, names)) if isinstance(names, list) else None
+
+
+def _read_runs(folder: Path, planned: frozenset[str] | None, notes: _Notes) -> dict[str, Run]:
     found = {}
     for place in sorted(p for p in folder.glob("runs/*") if p.is_dir()):
+        if planned is not None and place.name not in planned:
+            notes.add(f"runs/{place.name} is of no unit of the plan: left out")
+            continue
         try:
             run = read_run(place)
         except _UNREADABLE as error:

@@ -143,7 +143,7 @@ def read_planes(path: Path) -> tuple[EncoderPlane, ...]:
 def read_units(folder: Path) -> tuple[UnitTime, ...]:
     """Records of finished units in the order they started; what is no record is passed over."""
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(p for p in folder.glob("*.json") if not p.name.startswith(".")):
         try:
             content = read_json(path)
             found.append(

@@ -170,7 +170,7 @@ def region_rows(study: StudyResults) -> list[Row]:
     """One row a bone, with every arm's detection, Dice and false positives."""
     found = {name: arm.find("by_region") or {} for name, arm in study.scores.items()}
     named = {region for regions in found.values() for region in regions}
-    titles = {r.name: r.title for r in REGIONS} | {UNASSIGNED: "Unassigned (rib, skull)"}
+    titles = {r.name: r.title for r in REGIONS} | {UNASSIGNED: "No class: rib, skull, outside bone"}
     order = [*titles, *sorted(named - set(titles))]
     return [
         {
@@ -281,7 +281,8 @@ def _mean_false_large(arm: ArmScores, digits: int) -> Cell:
 
 def _calibration_error(arm: ArmScores, digits: int) -> Cell:
     value = as_number(arm.find("calibration", "expected_error_above_0.1"))
-    return Cell(f"{value:.{digits}f}") if math.isfinite(value) else Cell()
+    n = f"n = {len(arm.exams)}"
+    return Cell(f"{value:.{digits}f}", n=n) if math.isfinite(value) else Cell()
 
 
 _LESIONS = " lesions"

@@ -1,10 +1,11 @@
 """Runs the units of a study: whatever is ready, on this machine or through SLURM.
 
-A finished unit leaves ``units/NAME.json``: its key (command, settings and what the units before it
-made) and the checksums of what it made. While both hold, it is not run again. A unit in progress
+A unit leaves ``units/NAME.json``: its key (command, settings, exams, and what the units before it
+made) when it starts, and the checksums of what it made when it has ended. While both hold, it is
+not run again. Stopped, it goes on where it was (every command of osteosap keeps what is finished);
+with another key it begins anew, and the folder of the old one is set aside. A unit in progress
 holds a lock, which the system releases with its process: if the process that started it is killed
-and another comes, that one waits until the unit has ended, and then lets it go on where it stopped
-(every command of osteosap keeps what is finished).
+and another comes, that one waits until the unit has ended.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +28,7 @@ from typing import Any, Literal, Protocol
 
 import osteosap
 from osteosap.config import canonical_hash
-from osteosap.errors import OsteosapError, OutputError
+from osteosap.errors import InputError, OsteosapError, OutputError
 from osteosap.manifest import file_checksum, read_json, write_json
 from osteosap.study.plan import Unit
 
@@ -34,6 +36,7 @@ __all__ = ["Engine", "is_finished", "run_plan", "run_unit"]
 
 _log = logging.getLogger(__name__)
 _UNITS = "units"
+_REPLACED = "replaced"
 Progress = Callable[[str, float], None]
 
 
@@ -76,10 +79,10 @@ def run_plan(
                 known = done | set(failed) | {u.name for u in running.values()}
                 if unit.name in known or len(running) >= engine.at_once:
                     continue
-                broken = [name for name in unit.needs if name in failed]
+                broken = [name for name in (*unit.needs, *unit.after) if name in failed]
                 if broken:
                     failed[unit.name] = f"needs {broken[0]}"
-                elif set(unit.needs) <= done:
+                elif {*unit.needs, *unit.after} <= done:
                     running[submit(unit)] = unit
             if not running:
                 break
@@ -122,17 +125,22 @@ def run_unit(unit: Unit, study: Path, *, threads: int | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / f".{unit.name}.lock") as lock:
         key = _key(unit, study)
-        if _matches(unit, study, key):
+        if not unit.always and _matches(unit, study, key):
             return
+        if _record_of(unit.name, study).get("key") not in (None, key):
+            _set_aside(unit, study)
+        record: dict[str, Any] = {"name": unit.name, "command": list(unit.command), "key": key}
+        write_json(folder / f"{unit.name}.json", record)
+        environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
         started = time.time()
         with _log_of(study, unit.name).open("ab") as log:
             code = subprocess.run(
-                [sys.executable, "-m", "osteosap", *unit.command],
+                [str(Path(sys.executable).absolute()), "-m", "osteosap", *unit.command],
                 cwd=study,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+                env=environment,
                 pass_fds=(lock,),  # a process that outlives us keeps the lock
                 check=False,
             ).returncode
@@ -147,13 +155,11 @@ def run_unit(unit: Unit, study: Path, *, threads: int | None = None) -> None:
                 f"'osteosap {' '.join(unit.command[:2])}' made none of {', '.join(unit.makes)}",
                 remedy=f"Read {_log_of(study, unit.name)}",
             )
-        record = {
-            "name": unit.name,
-            "command": list(unit.command),
-            "key": key,
+        record |= {
             "made": made,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(started)),
             "seconds": round(time.time() - started, 1),
+            "threads": environment.get("OMP_NUM_THREADS"),
         }
         write_json(folder / f"{unit.name}.json", record)
 
@@ -167,31 +173,50 @@ def is_finished(unit: Unit, study: Path) -> bool:
 
 
 def _matches(unit: Unit, study: Path, key: str) -> bool:
-    path = study / _UNITS / f"{unit.name}.json"
-    if not path.is_file():
-        return False
-    record = read_json(path)
-    return bool(record.get("key") == key and record.get("made") == _made(unit, study))
+    record = _record_of(unit.name, study)
+    made = record.get("made")
+    return bool(record.get("key") == key and made and made == _made(unit, study))
+
+
+def _record_of(name: str, study: Path) -> dict[str, Any]:
+    """What a unit left of itself; nothing where it was not started, or the record is damaged."""
+    try:
+        return read_json(study / _UNITS / f"{name}.json")
+    except InputError:
+        return {}
 
 
 def _key(unit: Unit, study: Path) -> str:
-    """Hash of the command, the settings it reads, and what the units before it made."""
-    before = {}
-    for name in unit.needs:
-        path = study / _UNITS / f"{name}.json"
-        before[name] = read_json(path).get("made") if path.is_file() else None
-    settings = {
+    """Hash of the command, the files it reads, and what the units it needs made."""
+    before = {name: _record_of(name, study).get("made") for name in unit.needs}
+    read = {
         name: file_checksum(study / name) if (study / name).is_file() else None
         for name in unit.reads
     }
-    return canonical_hash([list(unit.command), settings, before, osteosap.__version__])
+    return canonical_hash([list(unit.command), read, before, osteosap.__version__])
+
+
+def _set_aside(unit: Unit, study: Path) -> None:
+    """Make way for a unit that begins anew; what was made with other settings is kept once."""
+    if not unit.folder or not (study / unit.folder).exists():
+        return
+    kept = study / _REPLACED / unit.name
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.parent.mkdir(exist_ok=True)
+    (study / unit.folder).rename(kept)
+    _log.warning(
+        "%s: its settings, its exams or a unit before it changed; it begins anew, and what there "
+        "was lies in %s",
+        unit.name,
+        kept.relative_to(study),
+    )
 
 
 def _made(unit: Unit, study: Path) -> dict[str, str] | None:
     """Checksum of every file that a unit makes; None if a pattern has no file."""
     found: dict[str, str] = {}
     for pattern in _patterns(unit, study):
-        files = sorted(study.glob(pattern))
+        files = sorted(f for f in study.glob(pattern) if not f.name.startswith("."))
         if not files:
             return None
         found |= {f.relative_to(study).as_posix(): file_checksum(f) for f in files}
@@ -213,12 +238,11 @@ def _patterns(unit: Unit, study: Path) -> Iterator[str]:
 def _lock(path: Path) -> Iterator[int]:
     """Hold a lock on a file; wait for whoever has it."""
     with path.open("w") as file:
-        with contextlib.suppress(BlockingIOError):
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield file.fileno()
-            return
-        _log.info("%s is still being made by an earlier start; waiting", path.stem.lstrip("."))
-        fcntl.flock(file, fcntl.LOCK_EX)
+        except BlockingIOError:
+            _log.info("%s is still being made by an earlier start; waiting", path.stem.lstrip("."))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
 
 
@@ -257,7 +281,7 @@ def _through_slurm(study: Path, engine: Engine) -> Callable[[Unit, Path], None]:
     executor.update_parameters(**(engine.slurm or {}))
 
     def run(unit: Unit, study: Path) -> None:
-        if is_finished(unit, study):
+        if not unit.always and is_finished(unit, study):
             return
         executor.submit(run_unit, unit, study.resolve()).result()
 

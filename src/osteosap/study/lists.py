@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +15,9 @@ from osteosap.config import read_yaml
 from osteosap.errors import InputError
 from osteosap.evaluation.matching import as_components
 from osteosap.folds import Folds, make_folds, write_folds
-from osteosap.manifest import write_text
+from osteosap.manifest import file_checksum, write_json, write_text
 from osteosap.study.config import StudyConfig
-from osteosap.study.plan import PATIENTS, RECIPES
+from osteosap.study.plan import CONTENTS, PATIENTS, RECIPES
 from osteosap.training.case_layouts import TrainingCase, find_cases
 from osteosap.volume import read_nifti
 
@@ -23,7 +25,7 @@ __all__ = ["write_lists"]
 
 
 def write_lists(study: Path) -> None:
-    """Write ``folds.json`` and ``lists/*.json`` of a study.
+    """Write ``folds.json``, ``lists/*.json`` and checksums of their exams; remove older lists.
 
     Healthy people are those of ``cohort/healthy`` (split as the cohort says) or of the data
     folder's ``healthy`` (split by ``validation_share``, whole persons); patients are divided into
@@ -50,8 +52,15 @@ def write_lists(study: Path) -> None:
     )
     sides = _sides(patients, folds, config.test_folds)
     sides |= {"healthy_training": training, "healthy_validation": validation}
+    checksums = {case.name: _checksums(case) for cases in sides.values() for case in cases}
     for name, cases in sides.items():
         _write(cases, study / "lists" / f"{name}.json")
+        content = {case.name: checksums[case.name] for case in cases}
+        write_json(study / CONTENTS / f"{name}.json", content)
+    for folder in (study / "lists", study / CONTENTS):
+        for path in folder.glob("*.json"):
+            if path.stem not in sides:
+                path.unlink()
     _link(patients, study / PATIENTS)
     write_folds(folds, study / "folds.json", lesions=lesions)
 
@@ -94,13 +103,25 @@ def _count(case: TrainingCase) -> int:
             f"the patient {case.name} has no lesion map",
             remedy="Add lesions.nii.gz (all zero where there is none)",
         )
-    return int(as_components(read_nifti(case.lesions, channel="lesions").array[0]).max())
+    parts = as_components(read_nifti(case.lesions, channel="lesions").array[0])
+    return int(np.count_nonzero(np.unique(parts)))
+
+
+def _checksums(case: TrainingCase) -> dict[str, Any]:
+    """All of an exam that a result may depend on."""
+    files = {name: file_checksum(path) for name, path in _all_files(case).items()}
+    return {"files": files, "person": case.person, "healthy": case.healthy}
+
+
+def _all_files(case: TrainingCase) -> dict[str, Path]:
+    """Images, truth, and the record that names person and site."""
+    files = case.files()
+    record = files["t1"].parent / "exam.json"
+    return {**files, "exam": record} if record.is_file() else files
 
 
 def _write(cases: Sequence[TrainingCase], path: Path) -> None:
     """A list that the trainings read; paths relative to its folder."""
-    import json
-
     rows: list[dict[str, Any]] = []
     for case in cases:
         row: dict[str, Any] = {"case": case.name}
@@ -115,17 +136,18 @@ def _write(cases: Sequence[TrainingCase], path: Path) -> None:
 
 def _link(cases: Sequence[TrainingCase], folder: Path) -> None:
     """One folder a patient with links to its files: the evaluation takes folders."""
+    for link in folder.glob("*/*"):
+        if link.is_symlink():
+            link.unlink()
     for case in cases:
         own = folder / case.name
         own.mkdir(parents=True, exist_ok=True)
-        files = case.files()
-        record = files["t1"].parent / "exam.json"
-        if record.is_file():
-            files = {**files, "exam": record}
-        for name, file in files.items():
+        for name, file in _all_files(case).items():
             link = own / ("exam.json" if name == "exam" else f"{name}{_suffix(file)}")
-            link.unlink(missing_ok=True)
             link.symlink_to(_relative(file, own))
+    for own in folder.iterdir():
+        with contextlib.suppress(OSError):  # not empty: of a patient
+            own.rmdir()
 
 
 def _suffix(path: Path) -> str:

@@ -13,13 +13,16 @@ from osteosap.cohort import CohortConfig
 from osteosap.errors import ConfigError
 from osteosap.study.config import StudyConfig
 
-__all__ = ["RECIPES", "Unit", "make_plan", "recipe_files"]
+__all__ = ["CONTENTS", "PATIENTS", "RECIPES", "Unit", "make_plan", "recipe_files"]
 
 RECIPES = "recipes"
 """Folder of the settings of all units."""
 
 PATIENTS = "lists/patients"
 """Folder of links to the exam folders of patients, the truth of the evaluation."""
+
+CONTENTS = "lists/contents"
+"""Folder of checksums of every list's exams: what results depend on, wherever the exams lie."""
 
 _FOLD_SETTINGS = ("n_folds", "tuning_fold", "tested_folds", "seed", "validation_share")
 _TASKS = {"skeleton": "skeleton", "self_supervised": "self-supervised"}
@@ -36,13 +39,19 @@ class Unit:
     command
         Arguments of ``osteosap``, run in the study's folder; paths are relative to it.
     needs
-        Units that must be finished before.
+        Units whose results it uses.
     makes
         Files (or patterns of files), relative to the study, that tell whether it is finished.
     reads
-        Files of settings, relative to the study, that its result depends on.
+        Files, relative to the study, that its result depends on.
+    after
+        Units that must be finished before, though all it takes from them is in ``reads``.
     cases
         List of exams (JSON) whose names ``{case}`` in ``makes`` stands for.
+    folder
+        Its own, set aside when it begins anew; "" where the command replaces what is out of date.
+    always
+        Run at every start, to see whether exams changed.
     minutes
         Expected duration.
     """
@@ -52,7 +61,10 @@ class Unit:
     needs: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     cases: str = ""
+    folder: str = ""
+    always: bool = False
     minutes: float = 1.0
 
 
@@ -80,8 +92,9 @@ def make_plan(config: StudyConfig, *, data: Path | None, processes: int = 1) -> 
             "folds",
             ("study", "folds", "."),
             first,
-            ("folds.json", "lists/*.json"),
-            (f"{RECIPES}/folds.yaml",),
+            makes=("folds.json", "lists/*.json", f"{CONTENTS}/*.json"),
+            reads=(f"{RECIPES}/folds.yaml",),
+            always=True,
             minutes=config.minutes.other,
         )
     )
@@ -139,9 +152,10 @@ def _pretraining_unit(task: str, config: StudyConfig) -> Unit:
             "train", _TASKS[task], "--config", recipe, "--train", "lists/healthy_training.json",
             "--validation", "lists/healthy_validation.json", "--out", f"runs/{task}",
         ),
-        ("folds",),
-        (f"runs/{task}/{task}.safetensors",),
-        (recipe,),
+        after=("folds",),
+        makes=(f"runs/{task}/{task}.safetensors",),
+        reads=(recipe, *_contents("healthy_training", "healthy_validation")),
+        folder=f"runs/{task}",
         minutes=getattr(config.minutes, task),
     )  # fmt: skip
 
@@ -149,7 +163,7 @@ def _pretraining_unit(task: str, config: StudyConfig) -> Unit:
 def _arm_units(arm: str, pretrained: str | None, config: StudyConfig, processes: int) -> list[Unit]:
     recipe, units = f"{RECIPES}/lesions.yaml", []
     start: tuple[str, ...] = ()
-    needs = ["folds"]
+    needs: list[str] = []
     if pretrained:
         option = f"--{_TASKS[pretrained]}"
         start = (option, f"runs/{pretrained}/{pretrained}.safetensors")
@@ -164,16 +178,19 @@ def _arm_units(arm: str, pretrained: str | None, config: StudyConfig, processes:
                     "--validation", "lists/tuning.json", "--out", out, *start,
                 ),
                 tuple(needs),
-                (f"{out}/lesions_fair.yaml", f"{out}/rates_{arm}.json"),
-                (recipe,),
+                after=("folds",),
+                makes=(f"{out}/lesions_fair.yaml", f"{out}/rates_{arm}.json"),
+                reads=(recipe, *_contents("rates_training", "tuning")),
+                folder=out,
                 minutes=config.minutes.rates,
             )
         )  # fmt: skip
         recipe = f"{out}/lesions_fair.yaml"
         needs.append(f"rates_{arm}")
     bones: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
     if arm == config.arms[0]:  # the same for all arms
-        bones = ("--weights", "runs/skeleton/skeleton.safetensors")
+        bones, named = ("--weights", "runs/skeleton/skeleton.safetensors"), ("skeleton",)
     for fold in config.test_folds:
         run = f"runs/{arm}_fold{fold}"
         train = Unit(
@@ -184,8 +201,10 @@ def _arm_units(arm: str, pretrained: str | None, config: StudyConfig, processes:
                 "--validation", "lists/tuning.json", "--out", run, *start,
             ),
             tuple(needs),
-            (f"{run}/lesions.safetensors",),
-            (recipe,),
+            after=("folds",),
+            makes=(f"{run}/lesions.safetensors",),
+            reads=(recipe, *_contents(f"training_fold{fold}", "tuning")),
+            folder=run,
             minutes=config.minutes.lesions,
         )  # fmt: skip
         predict = Unit(
@@ -195,8 +214,12 @@ def _arm_units(arm: str, pretrained: str | None, config: StudyConfig, processes:
                 "--weights", f"{run}/lesions.safetensors",
                 *bones, "--out", f"predictions/{arm}",
             ),
-            (train.name, "skeleton"),
-            (f"predictions/{arm}/{{case}}/prediction.json",),
+            (train.name, *named),
+            after=("folds",),
+            makes=tuple(
+                f"predictions/{arm}/{{case}}/{name}" for name in ("prediction.json", "*.nii.gz")
+            ),
+            reads=_contents(f"test_fold{fold}"),
             cases=f"lists/test_fold{fold}.json",
             minutes=config.minutes.predict,
         )  # fmt: skip
@@ -206,13 +229,14 @@ def _arm_units(arm: str, pretrained: str | None, config: StudyConfig, processes:
             f"scores_{arm}",
             (
                 "evaluate", "--reference", PATIENTS, "--prediction", f"predictions/{arm}",
-                "--allow-missing", "--out", f"scores/{arm}",
+                "--cases", "lists/test.json", "--out", f"scores/{arm}",
                 "--config", f"{RECIPES}/evaluation.yaml",
                 "--processes", str(processes),
             ),
             tuple(f"predict_{arm}_fold{fold}" for fold in config.test_folds),
-            (f"scores/{arm}/evaluation.json",),
-            (f"{RECIPES}/evaluation.yaml",),
+            after=("folds",),
+            makes=(f"scores/{arm}/evaluation.json",),
+            reads=(f"{RECIPES}/evaluation.yaml", *_contents("test")),
             minutes=config.minutes.other,
         )
     )  # fmt: skip
@@ -228,12 +252,12 @@ def _closing_units(config: StudyConfig, encoders: list[str]) -> list[Unit]:
                 "comparison",
                 (
                     "compare-methods", *(f"{arm}=predictions/{arm}" for arm in config.arms),
-                    "--reference", PATIENTS, "--allow-missing", "--out", "comparison",
+                    "--reference", PATIENTS, "--cases", "lists/test.json", "--out", "comparison",
                     "--config", f"{RECIPES}/evaluation.yaml",
                 ),
                 scored,
-                ("comparison/comparison.json",),
-                (f"{RECIPES}/evaluation.yaml",),
+                makes=("comparison/comparison.json",),
+                reads=(f"{RECIPES}/evaluation.yaml",),
                 minutes=config.minutes.other,
             )
         )  # fmt: skip
@@ -242,8 +266,10 @@ def _closing_units(config: StudyConfig, encoders: list[str]) -> list[Unit]:
         Unit(
             "features",
             ("features", *weights, "--cases", "lists/test.json", "--out", "features"),
-            ("folds", *encoders),
-            ("features/features.json",),
+            tuple(encoders),
+            after=("folds",),
+            makes=("features/features.json",),
+            reads=_contents("test"),
             minutes=config.minutes.other,
         )
     )
@@ -252,11 +278,16 @@ def _closing_units(config: StudyConfig, encoders: list[str]) -> list[Unit]:
             "report",
             ("study", "report", "."),
             (*scored, *(unit.name for unit in units)),
-            ("report/study.html", "report/study.md"),
+            makes=("report/study.html", "report/study.md"),
+            reads=("study.json",),
             minutes=config.minutes.other,
         )
     )
     return units
+
+
+def _contents(*lists: str) -> tuple[str, ...]:
+    return tuple(f"{CONTENTS}/{name}.json" for name in lists)
 
 
 def _given(cohort: CohortConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from osteosap.config import canonical_hash
@@ -10,7 +11,7 @@ from osteosap.errors import ConfigError, InputError, OutputError
 from osteosap.evaluation.config import EvaluateConfig
 from osteosap.manifest import read_json, require_folder, software_versions, write_json, write_text
 from osteosap.study.config import StudyConfig
-from osteosap.study.plan import recipe_files
+from osteosap.study.plan import Unit, recipe_files
 from osteosap.training.finetune_lesions import FinetuneLesionsConfig
 from osteosap.training.pretrain_self_supervised import PretrainSelfSupervisedConfig
 from osteosap.training.pretrain_skeleton import PretrainSkeletonConfig
@@ -20,7 +21,9 @@ __all__ = ["start_study"]
 _log = logging.getLogger(__name__)
 
 
-def start_study(out: Path, config: StudyConfig, *, profile: str, data: Path | None) -> None:
+def start_study(
+    out: Path, config: StudyConfig, units: Sequence[Unit], *, profile: str, data: Path | None
+) -> None:
     """Write ``study.json`` and the settings of every unit.
 
     Parameters
@@ -30,6 +33,8 @@ def start_study(out: Path, config: StudyConfig, *, profile: str, data: Path | No
         they change is made anew.
     config
         Checked with the recipes of all trainings before anything is run.
+    units
+        Its plan; the report counts no others.
     profile
         Its name, for the report.
     data
@@ -59,11 +64,8 @@ def start_study(out: Path, config: StudyConfig, *, profile: str, data: Path | No
         known = read_json(before)
         if known.get("data_folder") != place:
             raise OutputError(f"{out} is a study of other exams", remedy="Choose another folder")
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir()):
         raise OutputError(f"{out} is not empty and no study", remedy="Choose an empty folder")
-    for path, text in recipe_files(config, data=data.resolve() if data else None).items():
-        if not (out / path).is_file() or (out / path).read_text(encoding="utf-8") != text:
-            write_text(out / path, text)
     content = {
         "profile": Path(profile).name,
         "data": name,
@@ -71,12 +73,16 @@ def start_study(out: Path, config: StudyConfig, *, profile: str, data: Path | No
         "simulated": data is None,
         "arms": list(config.arms),
         "seeds": [config.seed],
+        "units": [unit.name for unit in units],
         "config": config.to_mapping(),
         "config_hash": canonical_hash(config.to_mapping()),
         "versions": software_versions(),
     }
     if not before.is_file() or read_json(before) != content:
-        write_json(before, content)
+        write_json(before, content)  # first: it marks the folder as a study
+    for path, text in recipe_files(config, data=data.resolve() if data else None).items():
+        if not (out / path).is_file() or (out / path).read_text(encoding="utf-8") != text:
+            write_text(out / path, text)
 
 
 def _require_recipes(config: StudyConfig) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch.nn import functional
 
 from osteosap.config import StageConfig
 
 __all__ = ["AugmentationConfig", "augment"]
 
-Probability = Field(default=0.0, ge=0.0, le=1.0)
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class AugmentationConfig(StageConfig):
@@ -22,24 +24,36 @@ class AugmentationConfig(StageConfig):
     square. ``affine_degrees`` and ``affine_scale`` bound a random turn about each axis and a
     random zoom. ``noise_sd`` and ``shift`` are in units of the [0, 1] range, ``bias`` is the
     largest relative change of a smooth field, ``gamma`` the largest |log2| exponent.
+
+    ``intensity`` is the probability that a channel is scaled and shifted, by numbers of its own.
+    Two probabilities are those of a scale and of a shift, drawn apart as in the paper; they change
+    all channels of a patch alike, as MONAI's transforms do. Channels are clipped to [0, 1] at the
+    end.
     """
 
     flip: tuple[float, float, float] = (0.5, 0.0, 0.0)
-    rotate90: float = Probability
-    affine: float = Field(default=0.3, ge=0.0, le=1.0)
+    rotate90: Probability = 0.0
+    affine: Probability = 0.3
     affine_degrees: float = 8.0
     affine_scale: float = 0.15
-    intensity: float = Field(default=0.5, ge=0.0, le=1.0)
+    intensity: float | tuple[float, float] = 0.5
     scale: float = 0.2
     shift: float = 0.1
-    gamma_probability: float = Field(default=0.3, ge=0.0, le=1.0)
+    gamma_probability: Probability = 0.3
     gamma: float = 0.6
-    noise_probability: float = Field(default=0.3, ge=0.0, le=1.0)
+    noise_probability: Probability = 0.3
     noise_sd: float = 0.05
-    bias_probability: float = Field(default=0.3, ge=0.0, le=1.0)
+    bias_probability: Probability = 0.3
     bias: float = 0.3
-    blur_probability: float = Field(default=0.1, ge=0.0, le=1.0)
+    blur_probability: Probability = 0.1
     blur_factor: float = Field(default=2.0, ge=1.0)
+
+    @field_validator("intensity")
+    @classmethod
+    def _are_probabilities(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
+        if not all(0.0 <= p <= 1.0 for p in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{value}, expected one or two probabilities (0 to 1)")
+        return value
 
 
 def augment(
@@ -68,6 +82,8 @@ def augment(
         Same shapes and types.
     """
     images, reference = _geometry(images, reference, config=config, generator=generator)
+    if isinstance(config.intensity, tuple):
+        images = _scale_and_shift(images, *config.intensity, config=config, generator=generator)
     changed = [_intensity(channel, config, generator) for channel in images]
     return torch.stack(changed), reference
 
@@ -121,6 +137,22 @@ def _affine(
     return moved, classes.to(reference.dtype)
 
 
+def _scale_and_shift(
+    images: torch.Tensor,
+    scale: float,
+    shift: float,
+    *,
+    config: AugmentationConfig,
+    generator: np.random.Generator,
+) -> torch.Tensor:
+    """Each with its probability, alike for all channels."""
+    if generator.random() < scale:
+        images = images * float(1.0 + generator.uniform(-config.scale, config.scale))
+    if generator.random() < shift:
+        images = images + float(generator.uniform(-config.shift, config.shift))
+    return images
+
+
 def _intensity(
     channel: torch.Tensor, config: AugmentationConfig, generator: np.random.Generator
 ) -> torch.Tensor:
@@ -131,7 +163,7 @@ def _intensity(
         channel = channel.clamp(0.0, 1.0).pow(exponent)
     if generator.random() < config.bias_probability:
         channel = channel * _smooth_field(channel, config.bias, generator)
-    if generator.random() < config.intensity:
+    if not isinstance(config.intensity, tuple) and generator.random() < config.intensity:
         scale = float(1.0 + generator.uniform(-config.scale, config.scale))
         channel = channel * scale + float(generator.uniform(-config.shift, config.shift))
     if generator.random() < config.noise_probability:

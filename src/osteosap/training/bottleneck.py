@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from osteosap.errors import CheckpointError
-from osteosap.models.checkpoint import Checkpoint
+from osteosap.models.checkpoint import Checkpoint, warn_of_untrained
 from osteosap.models.networks import NetworkSpec, build_network, named_weights
 
 __all__ = ["BottleneckEncoder", "encoder_of"]
@@ -102,6 +102,7 @@ def encoder_of(checkpoint: Checkpoint) -> BottleneckEncoder:
             f"shape (first: {wrong[0]})",
             remedy="Use weights of the same architecture that hold an encoder",
         )
+    warn_of_untrained(checkpoint, weights)
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(checkpoint.state[name])

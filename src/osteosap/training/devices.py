@@ -121,7 +121,7 @@ def start_fabric(config: LoopConfig) -> Fabric:
     -------
     fabric
         One process alone, or one of several with distributed data parallelism (NCCL on GPUs,
-        gloo on CPUs).
+        gloo on CPUs). Only the first one goes on to log.
 
     Raises
     ------
@@ -150,6 +150,8 @@ def start_fabric(config: LoopConfig) -> Fabric:
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning_fabric")
         fabric = Fabric(**settings)
         fabric.launch()
+    if not fabric.is_global_zero:  # the first process has said it
+        logging.getLogger("osteosap").setLevel(logging.ERROR)
     return fabric
 
 

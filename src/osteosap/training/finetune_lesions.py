@@ -6,7 +6,7 @@ Wuts et al. 2026, doi 10.1016/j.jbo.2026.100745.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,9 @@ from lightning_fabric import Fabric
 from pydantic import Field
 from torch import nn
 
-from osteosap.models.checkpoint import Checkpoint, load_checkpoint
+from osteosap.errors import CheckpointError
+from osteosap.inference.prepare import InputConfig
+from osteosap.models.checkpoint import Checkpoint, CheckpointMetadata, load_checkpoint
 from osteosap.models.networks import NetworkSpec, build_network, named_weights
 from osteosap.models.transfer import (
     parameter_groups,
@@ -32,6 +34,7 @@ from osteosap.training.loop import LoopConfig, Progress, fit
 from osteosap.training.patches import PatchStream
 from osteosap.training.recipes import (
     RecipeConfig,
+    Validation,
     base_metadata,
     load_sides,
     loop_of,
@@ -152,7 +155,7 @@ def finetune_lesions(
         initial_weights_sha256=pretrained.sha256 if pretrained else None,
     )
     checkpoint = Checkpoint(spec, metadata, named_weights(network))
-    return save_once(checkpoint, out / "lesions.safetensors", half=config.half, fabric=fabric)
+    return save_once(checkpoint, out / "lesions.safetensors", config=config, fabric=fabric)
 
 
 def _stream(config: FinetuneLesionsConfig, exams: Sequence[TrainingExam]) -> PatchStream:
@@ -168,14 +171,14 @@ def _stream(config: FinetuneLesionsConfig, exams: Sequence[TrainingExam]) -> Pat
 
 def _validation(
     config: FinetuneLesionsConfig, exams: Sequence[TrainingExam], cases: Sequence[TrainingCase]
-) -> Callable[[nn.Module], dict[str, float]]:
+) -> Validation:
     """Lesion-wise scores of whole exams on their own grids, at the threshold with the best F2."""
     windows = validation_windows(config)
 
-    def validate(network: nn.Module) -> dict[str, float]:
+    def score(network: nn.Module) -> dict[str, float]:
         return validate_lesions(network, exams, patch=config.patch, windows=windows, cases=cases)[1]
 
-    return validate
+    return Validation(score, exams, {"overlap": config.validation_overlap})
 
 
 def _lesion_spec(config: FinetuneLesionsConfig, pretrained: Checkpoint | None) -> NetworkSpec:
@@ -186,13 +189,27 @@ def _lesion_spec(config: FinetuneLesionsConfig, pretrained: Checkpoint | None) -
             "n_classes",
         )  # fmt: skip
         values = pretrained.spec.model_dump() | {name: values[name] for name in own}
-        if pretrained.metadata.spacing_mm != config.input.spacing_mm:
-            _log.warning(
-                "the pretrained network was trained at %s mm, lesions are trained at %s mm",
-                pretrained.metadata.spacing_mm,
-                config.input.spacing_mm,
+        if pretrained.spec.channels != config.input.channels:
+            raise CheckpointError(
+                f"the pretrained network reads {pretrained.spec.channels}, the exams are prepared "
+                f"with {config.input.channels}",
+                remedy="Set input.channels and network.channels to those of the pretrained "
+                "network, in its order",
             )
     return NetworkSpec.from_mapping(values)
+
+
+def _warn_of_other_input(config: InputConfig, pretrained: CheckpointMetadata) -> None:
+    """Say where exams are prepared otherwise than for the pretraining: it then helps less."""
+    standard = config.standard.to_mapping() if config.standard else None
+    for name, before, now in (
+        ("spacing_mm", pretrained.spacing_mm, config.spacing_mm),
+        ("percentiles", pretrained.percentiles, config.percentiles),
+    ):
+        if before != now:
+            _log.warning("%s was %s in the pretraining, is %s for lesions", name, before, now)
+    if pretrained.standard != standard:
+        _log.warning("the pretraining had another histogram standard (or none) than lesions have")
 
 
 def _start(
@@ -204,6 +221,7 @@ def _start(
     if pretrained is None:
         reset_head(network, spec, bias=config.head_bias)
         return network
+    _warn_of_other_input(config.input, pretrained.metadata)
     if arm == "sap":
         report = transfer_skeleton(network, spec, skeleton=pretrained, head_bias=config.head_bias)
     else:

@@ -124,7 +124,8 @@ def fit(
         Launched, from :func:`osteosap.training.devices.start_fabric`; None starts one.
     validate
         Called with the network every ``validate_every`` steps and at the end, on every process;
-        must return the same values on each.
+        must return the same values on each. Its method ``describe``, if it has one, says what it
+        scores: a run is gone on with only on the same.
     progress
         Called with a line and the fraction done, on the first process.
 
@@ -347,10 +348,7 @@ class _Run:
         if self.state.validated is None or self.state.validated[0] != self.state.step:
             self._validate()
             changed = changed or self.state.validated is not None
-        if not self.config.keep_state:
-            if self.fabric.is_global_zero:
-                (self.out / STATE).unlink(missing_ok=True)
-        elif changed:
+        if changed and self.config.keep_state:
             size = self._save()
             _log.info(
                 "%s (%.0f MB) is kept so that more steps can follow; it may be deleted",
@@ -379,14 +377,17 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a run to be gone on with."""
         settings = {n: v for n, v in self.config.to_mapping().items() if n not in FREE_SETTINGS}
-        describe = getattr(self.objective, "describe", None)
+        objective, validation = (
+            getattr(part, "describe", None) for part in (self.objective, self.validate)
+        )
         return {
             "loop": settings,
             "precision": precision_of(self.config),
             "learning rates": self.rates,
-            "objective": describe() if describe else type(self.objective).__name__,
+            "objective": objective() if objective else type(self.objective).__name__,
             "stream": self.stream.describe(),
             "initial weights": self.initial,
+            "validation": validation() if validation else {},
         }
 
     def _save(self) -> int:

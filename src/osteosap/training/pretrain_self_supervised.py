@@ -6,7 +6,7 @@ Tang et al. 2022, doi 10.1109/CVPR52688.2022.02007; as an arm of the comparison 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -27,7 +27,14 @@ from osteosap.training.data import TrainingExam
 from osteosap.training.devices import start_fabric
 from osteosap.training.loop import LoopConfig, Progress, fit
 from osteosap.training.objectives import Batch, Outcome
-from osteosap.training.recipes import RecipeConfig, base_metadata, load_sides, loop_of, save_once
+from osteosap.training.recipes import (
+    RecipeConfig,
+    Validation,
+    base_metadata,
+    load_sides,
+    loop_of,
+    save_once,
+)
 from osteosap.training.self_supervision import (
     SelfSupervisedNetwork,
     SelfSupervisionConfig,
@@ -155,7 +162,7 @@ def pretrain_self_supervised(
     )
     checkpoint = Checkpoint(spec, metadata, encoder_state(network, spec))
     path = out / "self_supervised.safetensors"
-    return save_once(checkpoint, path, half=config.half, fabric=fabric)
+    return save_once(checkpoint, path, config=config, fabric=fabric)
 
 
 def _require_pairs(config: PretrainSelfSupervisedConfig, fabric: Fabric) -> None:
@@ -181,15 +188,13 @@ def _stream(config: PretrainSelfSupervisedConfig, exams: Sequence[TrainingExam])
     )
 
 
-def _validation(
-    config: PretrainSelfSupervisedConfig, exams: Sequence[TrainingExam]
-) -> Callable[[nn.Module], dict[str, float]]:
+def _validation(config: PretrainSelfSupervisedConfig, exams: Sequence[TrainingExam]) -> Validation:
     """Losses and accuracy on views of held-out exams, always the same, not augmented."""
     quiet = config.model_copy(update={"augmentation": VIEWS_ONLY})
     stream = _stream(quiet, exams)
     size = max(2, config.loop.batch_size)
 
-    def validate(network: nn.Module) -> dict[str, float]:
+    def score(network: nn.Module) -> dict[str, float]:
         device = next(network.parameters()).device
         rows = []
         for step in range(max(1, config.validation_patches // size)):
@@ -199,7 +204,7 @@ def _validation(
             rows.append(losses.to_row())
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
-    return validate
+    return Validation(score, exams, {"patches": config.validation_patches})
 
 
 class ViewsObjective:

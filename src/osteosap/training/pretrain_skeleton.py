@@ -23,6 +23,7 @@ from osteosap.training.loop import Progress, fit
 from osteosap.training.patches import PatchStream
 from osteosap.training.recipes import (
     RecipeConfig,
+    Validation,
     base_metadata,
     load_sides,
     loop_of,
@@ -85,11 +86,12 @@ def pretrain_skeleton(
     network = build_network(spec)
     windows = validation_windows(config)
 
-    def validate(current: nn.Module) -> dict[str, float]:
+    def score(current: nn.Module) -> dict[str, float]:
         return validate_skeleton(
             current, held_out, patch=config.patch, windows=windows, n_classes=N_CLASSES
         )
 
+    scored = Validation(score, held_out, {"overlap": config.validation_overlap})
     sampler = SkeletonSampler(exams, config.patch, config=config.sampling, seed=config.loop.seed)
     result = fit(
         network,
@@ -107,7 +109,7 @@ def pretrain_skeleton(
         config=loop_of(config, held_out),
         out=out,
         fabric=fabric,
-        validate=validate if held_out else None,
+        validate=scored if held_out else None,
         progress=progress,
     )
     metadata = base_metadata(
@@ -118,4 +120,4 @@ def pretrain_skeleton(
         result=result,
     )
     checkpoint = Checkpoint(spec, metadata, named_weights(network))
-    return save_once(checkpoint, out / "skeleton.safetensors", half=config.half, fabric=fabric)
+    return save_once(checkpoint, out / "skeleton.safetensors", config=config, fabric=fabric)

@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from osteosap.config import canonical_hash, read_yaml
 from osteosap.errors import TrainingError
 from osteosap.manifest import read_json, write_json, write_text
-from osteosap.models.checkpoint import load_checkpoint, sha256_of
+from osteosap.models.checkpoint import load_checkpoint
 from osteosap.training.arms import PAPER_RATES, Arm, ArmRates, InitialWeights
 from osteosap.training.cases import TrainingCase
 from osteosap.training.devices import start_fabric
@@ -138,6 +138,8 @@ def search_rates(
     ------
     TrainingError
         No exams to score on, or no pair of the grid gave a score (the table is written).
+    CheckpointError
+        The weights to start from cannot be read, or do not fit.
     """
     initial = initial or InitialWeights()
     if not tuning:
@@ -222,7 +224,7 @@ class _Search:
         self.initial = initial
         self.store = config.cache or out / "cache"
         self.folder = out / "trials" / initial.arm
-        digest = sha256_of(initial.path) if initial.path else None
+        digest = load_checkpoint(initial.path).sha256 if initial.path else None
         self.key = [initial.arm, digest, _fingerprint(train), _fingerprint(tuning)]
 
     def run(self, rates: ArmRates, fabric: Fabric, progress: Progress | None) -> Trial:
@@ -352,10 +354,15 @@ def _write_recipe(config: FinetuneLesionsConfig, best: ArmRates, arm: Arm, path:
     arms = {name: rates.model_dump() for name, rates in config.arms.items()}
     if path.is_file():
         before = read_yaml(path)
-        if {k: v for k, v in before.items() if k != "arms"} == {
-            k: v for k, v in values.items() if k != "arms"
-        }:
-            arms |= before.get("arms", {})
+        found = before.pop("arms", {})
+        if before == {k: v for k, v in values.items() if k != "arms"}:
+            arms |= found
+        elif lost := sorted(set(found) - {arm}):
+            _log.warning(
+                "%s held rates of %s, searched with other settings: they are left out",
+                path,
+                ", ".join(lost),
+            )
     values["arms"] = arms | {arm: best.model_dump()}
     head = "# Written by 'osteosap train rates': each arm with the rates that scored best on the\n"
     head += "# tuning exams, among the same pairs and with the same number of steps.\n"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from lightning_fabric import Fabric
 from pydantic import Field, model_validator
+from torch import nn
 
 import osteosap
 from osteosap.config import StageConfig, canonical_hash
@@ -22,9 +24,11 @@ from osteosap.training.augmentation import AugmentationConfig
 from osteosap.training.cases import TrainingCase, require_cases, require_other_people
 from osteosap.training.data import TrainingExam, load_exams
 from osteosap.training.loop import FitResult, LoopConfig, Progress
+from osteosap.training.state import STATE
 
 __all__ = [
     "RecipeConfig",
+    "Validation",
     "are_simulated",
     "base_metadata",
     "git_sha",
@@ -68,6 +72,33 @@ class RecipeConfig(StageConfig):
         return self
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Scores of held-out exams, as the loop wants them.
+
+    Parameters
+    ----------
+    score
+        From a network to its scores.
+    exams
+        What it is scored on.
+    settings
+        What else the scores depend on, as plain JSON types.
+    """
+
+    score: Callable[[nn.Module], dict[str, float]]
+    exams: Sequence[TrainingExam]
+    settings: dict[str, Any]
+
+    def describe(self) -> dict[str, Any]:
+        """What a resumed run must agree with."""
+        return {"exams": [exam.checksum() for exam in self.exams], **self.settings}
+
+    def __call__(self, network: nn.Module) -> dict[str, float]:
+        """The scores."""
+        return self.score(network)
+
+
 def validation_windows(config: RecipeConfig) -> WindowConfig:
     """Windows of the validation, on the device of the training."""
     return WindowConfig(
@@ -101,7 +132,7 @@ def load_sides(
     fabric
         Its first process prepares; the others wait and open.
     progress
-        Called with a line and the fraction done.
+        Called with a line and the fraction done, on the first process.
 
     Raises
     ------
@@ -109,6 +140,8 @@ def load_sides(
         There is nothing to learn from, a case has problems (all are listed), or a person is on
         both sides.
     """
+    if not fabric.is_global_zero:
+        progress = None
     train, validation = sides
     require_other_people(train, validation)
     store = config.cache or out / "cache"
@@ -197,10 +230,15 @@ def _count_people(cases: Sequence[TrainingCase]) -> int:
     return len(known) + sum(case.person is None for case in cases)
 
 
-def save_once(checkpoint: Checkpoint, path: Path, *, half: bool, fabric: Fabric) -> Path:
-    """Write the weights from the first process; all wait until they are there."""
+def save_once(checkpoint: Checkpoint, path: Path, *, config: RecipeConfig, fabric: Fabric) -> Path:
+    """Write the weights from the first process; all wait until they are there.
+
+    Without ``keep_state`` the state of the run is removed then, and not before.
+    """
     if fabric.is_global_zero:
-        save_checkpoint(checkpoint, path, half=half)
+        save_checkpoint(checkpoint, path, half=config.half)
+        if not config.loop.keep_state:
+            path.with_name(STATE).unlink(missing_ok=True)
     fabric.barrier()
     return path
 

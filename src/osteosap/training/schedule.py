@@ -15,9 +15,11 @@ __all__ = ["LoopConfig", "background_weight", "rate_factor", "share_done"]
 class LoopConfig(StageConfig):
     """How a network is trained.
 
-    The learning rate rises linearly over ``warmup_steps`` and then falls as a cosine to 0 at
-    ``steps``, or at ``max_minutes`` if that comes first (the schedule then follows the clock, so
-    that it always ends; such a run is not repeatable to the bit).
+    The learning rate is a cosine from the first step to 0 at ``steps``, times a linear warm-up over
+    the first ``warmup_steps``: it peaks a little below its base where the warm-up is long (at 0.96
+    of it for an eighth of the steps). With ``max_minutes`` it ends there if that comes first (the
+    schedule then follows the clock, so that it always ends; such a run is not repeatable to the
+    bit).
 
     ``batch_size`` is the number of patches an optimiser step learns from, over all processes and
     all ``accumulate`` micro-batches together: with 2 processes and ``accumulate`` 2, a batch of 8
@@ -32,7 +34,8 @@ class LoopConfig(StageConfig):
 
     ``select`` names the validation value whose best weights are kept (the largest, or the smallest
     without ``select_largest``); None keeps the last ones. 0 validates or saves only at the end.
-    ``keep_state`` leaves ``state.pt`` when the run is over, so that more ``steps`` can follow.
+    ``keep_state`` leaves ``state.pt`` when the run is over, so that more ``steps`` can follow;
+    without it, a recipe removes the file once the weights are written.
 
     A network that never predicted foreground is warned of at half of ``collapse_after`` (a share
     of the run) and stopped there; one that did and predicts none for ``collapse_window`` steps is
@@ -106,7 +109,7 @@ def share_done(step: int, seconds: float, config: LoopConfig) -> float:
 
 
 def rate_factor(step: int, seconds: float, config: LoopConfig) -> float:
-    """Share of the base learning rate at a step: linear warm-up times cosine to 0."""
+    """Share of the base learning rate at a step: linear warm-up times a cosine from step 0 to 0."""
     warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
     return warm * 0.5 * (1.0 + math.cos(math.pi * share_done(step, seconds, config)))
 

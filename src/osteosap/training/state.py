@@ -9,9 +9,11 @@ it can run code.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -37,6 +39,8 @@ __all__ = [
     "weights_digest",
     "write_state",
 ]
+
+_log = logging.getLogger(__name__)
 
 STATE = "state.pt"
 FORMAT = 2
@@ -137,9 +141,13 @@ def write_state(out: Path, content: Mapping[str, Any], *, identity: Mapping[str,
             file.flush()
             os.fsync(file.fileno())
         partial.replace(out / STATE)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch hides the former behind the latter
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else error
         raise OutputError(
-            f"the state of the run cannot be written to {out} ({error.strerror})",
+            f"the state of the run cannot be written to {out} ({reason})",
             remedy="Free some space; the run goes on from the state before this one",
         ) from error
     return (out / STATE).stat().st_size
@@ -147,6 +155,8 @@ def write_state(out: Path, content: Mapping[str, Any], *, identity: Mapping[str,
 
 def read_state(out: Path, *, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Read ``state.pt``; None where there is none.
+
+    What a state of an older version does not say of its run is not compared, with a warning.
 
     Raises
     ------
@@ -164,9 +174,20 @@ def read_state(out: Path, *, identity: Mapping[str, Any]) -> dict[str, Any] | No
         raise TrainingError(f"{path} cannot be read", remedy=remedy) from error
     if version != FORMAT:
         raise TrainingError(f"{path} has format {version}, expected {FORMAT}", remedy=remedy)
-    found = differences(before, json.loads(json.dumps(identity)))
+    now = json.loads(json.dumps(identity))
+    unsaid = [name for name in now if name not in before]
+    if unsaid:
+        _log.warning(
+            "%s is of an older version, which did not record its %s: not compared",
+            path,
+            ", ".join(unsaid),
+        )
+    found = differences(before, {name: now[name] for name in now if name in before})
     if found:
         shown = "; ".join(found[:5]) + ("; ..." if len(found) > 5 else "")
+        precision = before.get("precision")
+        if precision != now.get("precision"):  # 'auto' depends on the device
+            remedy = f"Set loop.precision to {precision} to go on. {remedy}"
         raise TrainingError(f"{path} belongs to a run that differs: {shown}", remedy=remedy)
     return content
 

@@ -20,8 +20,10 @@ from osteosap.training.views import ViewsConfig, make_views
 __all__ = ["BodySampler", "BodySamplingConfig", "ViewStream"]
 
 _PLACES, _VIEWS = 3, 4
-"""Keep random numbers apart from each other and from those of other samplers (0, 1) and of
-augmentation (2): NumPy takes ``[a, b]`` and ``[a, b, 0]`` for the same seed."""
+"""Keep the random numbers of places and views apart from each other. NumPy takes ``[a, b]`` and
+``[a, b, 0]`` for the same seed, so that the words differ also where the lengths do. Others use the
+same words, but none in the same run for the same generator: 1 the skeleton's and 4 the lesions'
+sampler, 2 augmentation, 3 the seeds of torch."""
 
 
 class BodySamplingConfig(StageConfig):
