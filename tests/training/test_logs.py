@@ -24,11 +24,14 @@ def test_rows_of_a_killed_run_after_its_last_state_are_taken_out(tmp_path: Path)
         log.validation(step, {"f2": 0.1 * step, "other": 0.0})
     with (tmp_path / "training.csv").open("a") as file:
         file.write("8,0.")  # half a row: the process died
-    log = RunLog(tmp_path, step=4, tensorboard=False)
+    log = RunLog(tmp_path, step=4, validated=4)
     log.training(4, {"loss": 0.5})
     assert _steps(tmp_path / "training.csv") == [0, 1, 2, 3, 4]
     assert _steps(tmp_path / "validation.csv") == [2, 2, 4, 4]
-    RunLog(tmp_path, step=0, tensorboard=False)
+    # killed after a validation, before a state that knows of it: it is made again
+    RunLog(tmp_path, step=5, validated=2).validation(4, {"f2": 0.4, "other": 0.0})
+    assert _steps(tmp_path / "validation.csv") == [2, 2, 4, 4]
+    RunLog(tmp_path, step=0)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -29,14 +29,18 @@ class RunLog:
     step
         Steps done before: rows of later ones, from a run that was killed, are taken out; 0 starts
         new files.
+    validated
+        Step of the last validation that the run knows of; later ones are made again.
     tensorboard
         Write for TensorBoard too.
     """
 
-    def __init__(self, out: Path, *, step: int, tensorboard: bool) -> None:
+    def __init__(
+        self, out: Path, *, step: int, validated: int = 0, tensorboard: bool = False
+    ) -> None:
         self.out = out
         _keep_rows(out / TRAINING, lambda row: int(row["step"]) < step)
-        _keep_rows(out / VALIDATION, lambda row: int(row["step"]) <= step and step > 0)
+        _keep_rows(out / VALIDATION, lambda row: int(row["step"]) <= validated)
         self.writer = _tensorboard(out / TENSORBOARD, step) if tensorboard else None
 
     def training(self, step: int, values: Mapping[str, float]) -> None:

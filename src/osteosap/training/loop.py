@@ -412,7 +412,12 @@ class _Run:
         if content is not None:
             self._take_over(content)
         if self.fabric.is_global_zero:
-            self.log = RunLog(self.out, step=self.state.step, tensorboard=self.config.tensorboard)
+            self.log = RunLog(
+                self.out,
+                step=self.state.step,
+                validated=self.state.validated[0] if self.state.validated else 0,
+                tensorboard=self.config.tensorboard,
+            )
 
     def _take_over(self, content: dict[str, Any]) -> None:
         self.state = RunState.from_content(content)
