@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from osteosap.cli import _EXTRAS, main
+from osteosap.cli import _EXTRAS, console, main
 from osteosap.exam import ExamPaths, write_exam
 
 
@@ -282,3 +282,16 @@ def test_an_interrupt_is_one_line(monkeypatch, capsys, error, code):
 
 def test_every_library_of_an_extra_is_known_by_the_name_it_is_imported_by():
     assert [name for name in _EXTRAS if importlib.util.find_spec(name) is None] == []
+
+
+def test_in_a_log_file_progress_is_a_line_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    console.set_up_logging(quiet=False)
+    with console.progress_bar() as progress:
+        for second, fraction in ((1, 0.01), (59, 0.2), (61, 0.25), (62, 0.3), (130, 0.6)):
+            now[0] = float(second)
+            progress("loss 0.5", fraction)
+    assert capsys.readouterr().err.split("\n") == [" 25 %  loss 0.5", " 60 %  loss 0.5", ""]

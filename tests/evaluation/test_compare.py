@@ -123,6 +123,18 @@ def test_what_is_left_out_is_said(
     assert missing == {"n": 1, "exams": ["exam_0"]}
 
 
+def test_an_exam_that_one_method_lacks_is_left_out_of_all(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert _compare(cohort, out, methods=("good", "odd")) == 1
+    assert _compare(cohort, out, "--allow-missing", methods=("good", "odd")) == 0
+    assert "1 exams are left out for all methods" in capsys.readouterr().out
+    content = read_json(out / "comparison.json")
+    assert {row["n_a"] for row in content["tests"] if row["measure"] == "f2"} == {N - 1}
+    assert content["left_out"]["odd"]["references_without_prediction"]["exams"] == ["exam_0"]
+
+
 def test_methods_are_compared_on_the_cases_that_are_named(
     cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

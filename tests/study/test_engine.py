@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from osteosap.errors import OutputError
 from osteosap.manifest import read_json
 from osteosap.study import engine
-from osteosap.study.engine import Engine, is_finished, run_plan, run_unit
+from osteosap.study.engine import Engine, finished_units, is_finished, run_plan, run_unit
 from osteosap.study.plan import Unit
 
 # stands for 'osteosap': appends a line to the file named, after some seconds; 'fail' fails
@@ -161,7 +163,7 @@ def test_a_failure_while_the_lock_is_held_is_told_as_it_is(
     def no_process(*_: object, **__: object) -> None:
         raise BlockingIOError("no more processes")
 
-    monkeypatch.setattr(engine.subprocess, "run", no_process)
+    monkeypatch.setattr(engine.subprocess, "Popen", no_process)
     with pytest.raises(BlockingIOError, match="no more processes"):
         run_unit(_unit("a"), study)
 
@@ -209,6 +211,46 @@ def test_a_unit_that_outlives_its_killed_starter_is_waited_for_never_run_beside_
     run_unit(unit, study)
     assert time.monotonic() - started > 1.0  # it waited for the first one
     assert is_finished(unit, study)
+
+
+def test_an_interrupt_ends_a_wait_for_another_start_and_what_runs_meanwhile(study: Path) -> None:
+    """Unit 'a' is held by somebody, 'b' runs: Ctrl-C reaches the starter alone."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(engine.__file__).parents[2])!r})\n"
+        "from osteosap.study.engine import Engine, run_plan\n"
+        "from osteosap.study.plan import Unit\n"
+        "units = [Unit(n, ('make', n + '.txt', '60'), (), (n + '.txt',)) for n in 'ab']\n"
+        f"run_plan(units, Path({str(study)!r}), engine=Engine(at_once=2))\n"
+    )
+    (study / "units").mkdir()
+    with engine._lock(study / "units" / ".a.lock", threading.Event()) as held:
+        held.write("4321\n")
+        held.flush()
+        starter = subprocess.Popen(
+            [sys.executable, "-c", _keeping(script, str(study.parent / "code"))],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not (study / "units" / "b.json").exists() and starter.poll() is None:
+            time.sleep(0.05)
+        time.sleep(1.0)
+        starter.send_signal(signal.SIGINT)
+        _, told = starter.communicate(timeout=30)
+    assert "KeyboardInterrupt" in told
+    assert "a is still being made by an earlier start (process 4321); waiting" in told
+    assert not (study / "b.txt").exists()
+
+
+def test_a_plan_of_other_settings_is_not_finished_nor_what_needs_it(study: Path) -> None:
+    (study / "settings.yaml").write_text("x: 1")
+    first = Unit("a", ("make", "a.txt", "0"), (), ("a.txt",), ("settings.yaml",))
+    units = [first, _unit("b", "a"), _unit("c")]
+    run_plan(units, study, engine=Engine())
+    assert finished_units(units, study) == {"a", "b", "c"}
+    assert finished_units(units, study, settings={"settings.yaml": "x: 1"}) == {"a", "b", "c"}
+    assert finished_units(units, study, settings={"settings.yaml": "x: 2"}) == {"c"}
+    assert finished_units(units, study / "absent") == set()
 
 
 def _keeping(script: str, code: str) -> str:

@@ -73,6 +73,14 @@ def test_every_patient_tunes_or_is_tested_never_both(study: Path) -> None:
     assert len(names(study, "healthy_validation")) == 1
 
 
+def test_one_of_few_healthy_people_is_kept_aside(study: Path) -> None:
+    """Four people, a share of 0.1: less than half a person."""
+    settings(study, validation_share=0.1)
+    write_lists(study)
+    assert len(names(study, "healthy_validation")) == 1
+    assert len(names(study, "healthy_training")) == 3
+
+
 def test_lesions_are_counted_not_their_largest_number(study: Path) -> None:
     """Instances 5 and 40 are two lesions."""
     write_lists(study)

@@ -9,6 +9,7 @@ import pytest
 from osteosap.cli import main
 from osteosap.config import read_yaml
 from osteosap.errors import ConfigError, InputError, OutputError
+from osteosap.manifest import read_json
 from osteosap.study import start
 from osteosap.study.config import PROFILES, StudyConfig, load_profile
 from osteosap.study.plan import make_plan, recipe_files
@@ -74,6 +75,33 @@ def test_a_study_killed_while_it_starts_can_be_started_again(
     (out / ".77-study.json").write_text("half a file")
     start_study(out, config, (), profile="smoke", data=None)
     assert (out / "recipes" / "lesions.yaml").is_file()
+
+
+def test_simulated_exams_in_a_folder_of_ones_own_are_called_simulated(tmp_path: Path) -> None:
+    for part in ("healthy", "patients"):
+        (tmp_path / "data" / part / "one").mkdir(parents=True)
+    record = tmp_path / "data" / "patients" / "one" / "exam.json"
+    for content, simulated in (("{}", False), ('{"simulated": true}', True)):
+        record.write_text(content)
+        out = tmp_path / f"study_{simulated}"
+        config = load_profile("smoke")
+        start_study(out, config, (), profile="smoke", data=tmp_path / "data")
+        assert read_json(out / "study.json")["simulated"] is simulated
+
+
+def test_a_damaged_study_says_what_can_be_done(tmp_path: Path) -> None:
+    start_study(tmp_path, load_profile("smoke"), (), profile="smoke", data=None)
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(OutputError, match=r"study\.json cannot be read"):
+        start_study(tmp_path, load_profile("smoke"), (), profile="smoke", data=None)
+
+
+def test_a_plan_of_exams_that_are_not_there_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["reproduce", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--plan"]
+    assert main(arguments) == 1
+    assert "healthy" in capsys.readouterr().err
 
 
 def test_the_paper_profile_holds_the_papers_rates_and_folds() -> None:

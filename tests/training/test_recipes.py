@@ -14,6 +14,7 @@ from osteosap.exam import read_exam
 from osteosap.inference.predict import SegmentConfig, segment_exam
 from osteosap.models.checkpoint import load_checkpoint
 from osteosap.models.networks import NetworkSpec
+from osteosap.training import finetune_lesions as finetune_module
 from osteosap.training import recipes
 from osteosap.training.arms import ARMS, PAPER_RATES, InitialWeights
 from osteosap.training.cases import TrainingCase, find_cases
@@ -259,6 +260,25 @@ def test_the_baseline_is_repeatable(
     path = finetune_lesions(lesion_config(), cases[:2], cases[2:], out=tmp_path)
     one, two = load_checkpoint(path).state, load_checkpoint(weights["baseline"]).state
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_threshold_that_finds_nothing_is_not_called_tuned(
+    cases: list[TrainingCase],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = lesion_config()
+    short = config.model_copy(update={"loop": config.loop.model_copy(update={"steps": 2})})
+    for f2 in (0.0, 0.4):
+        scores = {"f2": f2, "threshold": 0.5}
+        monkeypatch.setattr(
+            finetune_module, "validate_lesions", lambda *_, s=scores, **__: (0.5, dict(s))
+        )
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="osteosap"):
+            finetune_lesions(short, cases[:2], cases[2:], out=tmp_path / str(f2))
+        assert ("0.5 is not tuned" in caplog.text) == (f2 == 0.0)
 
 
 def test_weights_of_both_kinds_cannot_start_one_arm(

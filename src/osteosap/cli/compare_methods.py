@@ -31,7 +31,8 @@ def compare_methods(
         typer.Option("--resample", help="Bring a reference on another grid onto the prediction's."),
     ] = False,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out references that no method predicted.")
+        bool,
+        typer.Option("--allow-missing", help="Leave out exams that one method lacks."),
     ] = False,
     cases: Annotated[
         Path | None,
@@ -51,7 +52,7 @@ def compare_methods(
     )
     from osteosap.evaluation.cohort import evaluate_cohort
     from osteosap.evaluation.compare import compare_methods as test_methods
-    from osteosap.evaluation.pairs import find_pairs, read_case_names
+    from osteosap.evaluation.pairs import NO_PREDICTION, find_pairs, read_case_names
     from osteosap.manifest import require_folder, require_own, software_versions, write_json
 
     folders = _named(methods)
@@ -59,13 +60,17 @@ def compare_methods(
     require_own(out, OUTPUTS, OUTPUTS if holds_keys(out / OUTPUTS[0], _KEYS) else ())
     settings = settings_of(config, resample=resample)
     names = read_case_names(cases) if cases else None
+    found = {
+        name: find_pairs(reference, folder, roi=roi, allow_missing=allow_missing, cases=names)
+        for name, folder in folders.items()
+    }
+    missing = {name: dict(lost) for name, (_, lost) in found.items()}
+    lacking = {exam for lost in missing.values() for exam in lost}
     scores: dict[str, CohortScores] = {}
-    missing: dict[str, dict[str, str]] = {}
     with progress_bar() as progress:
-        for place, (name, folder) in enumerate(folders.items()):
-            pairs, missing[name] = find_pairs(
-                reference, folder, roi=roi, allow_missing=allow_missing, cases=names
-            )
+        for place, name in enumerate(folders):
+            # paired tests need the same exams of all
+            pairs = [pair for pair in found[name][0] if pair.name not in lacking]
 
             def part(line: str, fraction: float, done: int = place, what: str = name) -> None:
                 progress(f"{what}: {line}", (done + fraction) / len(folders))
@@ -84,8 +89,14 @@ def compare_methods(
     write_json(out / OUTPUTS[0], content)
     write_table(rows, out / OUTPUTS[1])
     _print(rows)
-    for name, found in missing.items():
-        print_left_out(found, of=f"{name}: ")
+    for name, lost in missing.items():
+        print_left_out(lost, of=f"{name}: ")
+    if any(set(lost) != lacking for lost in missing.values()):
+        results.print(
+            f"{len(lacking)} exams are left out for all methods: in one of them each is "
+            f"{NO_PREDICTION}, or without a reference",
+            markup=False,
+        )
     results.print(f"comparison: {out / OUTPUTS[0]}", markup=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -18,6 +19,8 @@ from rich.progress import (
 )
 
 __all__ = ["errors", "progress_bar", "results", "set_up_logging"]
+
+LINE_EVERY_S = 60.0
 
 errors = Console(stderr=True, highlight=False)
 results = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
@@ -40,12 +43,29 @@ def set_up_logging(*, quiet: bool) -> None:
     logger.propagate = False
 
 
+def _lines() -> Callable[[str, float], None]:
+    """Progress as lines of a log; none of what ends within a minute."""
+    last = time.monotonic()
+
+    def show(message: str, fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY_S:
+            last = time.monotonic()
+            logging.getLogger("osteosap").info("%3.0f %%  %s", 100 * fraction, message)
+
+    return show
+
+
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """Yield a function of a line of text and a fraction done; less than before starts a new bar.
 
-    There is no bar before the first call: of many processes that train, only one calls it.
+    There is no bar before the first call: of many processes that train, only one calls it. Where
+    stderr is no terminal (a log file), a line every minute says how far it is.
     """
+    if not errors.is_terminal:
+        yield _lines()
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -118,6 +118,12 @@ def import_(
     imported = import_foreign(file, ImportConfig.from_mapping(values))
     _print(rows_of_import(imported))
     save_checkpoint(imported.checkpoint, out, half=False)
+    low, high = imported.checkpoint.metadata.percentiles
+    results.print(
+        f"Images are taken as scaled from percentile {low:g} to {high:g} of the body to 0 and 1: "
+        "fine-tune before you predict if the network learnt on others.",
+        markup=False,
+    )
     results.print(f"weights: {out}", markup=False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,16 +57,18 @@ def reproduce(
     """Run the whole experiment: cohort, pretraining, three arms, scores, report. Resumes."""
     from osteosap.cli.console import progress_bar, results
     from osteosap.study.config import load_profile
-    from osteosap.study.engine import Engine, run_plan
-    from osteosap.study.plan import make_plan
-    from osteosap.study.start import start_study
+    from osteosap.study.engine import Engine, finished_units, run_plan
+    from osteosap.study.plan import make_plan, recipe_files
+    from osteosap.study.start import require_data, start_study
 
     config = load_profile(profile)
     folder = None if data == _SIMULATED else Path(data)
     units = make_plan(config, data=folder, processes=processes)
+    require_data(folder)
     if not plan:
         start_study(out, config, units, profile=profile, data=folder)
-    _show(units, out, at_once)
+    settings = recipe_files(config, data=folder.resolve() if folder else None)
+    _show(units, finished_units(units, out, settings=settings), at_once)
     if plan:
         return
     where = Engine(engine.value, at_once, _options(slurm or []))
@@ -112,23 +114,24 @@ def _options(pairs: Sequence[str]) -> dict[str, str | int]:
     return options
 
 
-def _show(units: Sequence[Unit], study: Path, at_once: int) -> None:
+def _show(units: Sequence[Unit], finished: Collection[str], at_once: int) -> None:
     """The plan with what is finished and how long the rest may take."""
     from rich.table import Table
 
     from osteosap.cli.console import results
-    from osteosap.study.engine import is_finished
 
     table = Table("unit", "waits for", "minutes", "state")
     left = 0.0
     for unit in units:
-        finished = is_finished(unit, study)
-        left += 0.0 if finished else unit.minutes
+        left += 0.0 if unit.name in finished else unit.minutes
         waits = (*unit.after, *unit.needs)
         if len(waits) > 3:
             waits = (*waits[:2], f"{len(waits) - 2} more")
         table.add_row(
-            unit.name, ", ".join(waits), f"{unit.minutes:.1f}", "finished" if finished else "to do"
+            unit.name,
+            ", ".join(waits),
+            f"{unit.minutes:.1f}",
+            "finished" if unit.name in finished else "to do",
         )
     results.print(table)
     results.print(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from osteosap.errors import InputError
+from osteosap.errors import InputError, OsteosapError
 from osteosap.evaluation.agreement import bland_altman, icc_2_1, log_volumes
 from osteosap.evaluation.calibration import pool_calibration
 from osteosap.evaluation.config import EvaluateConfig
@@ -179,7 +179,7 @@ class CohortScores:
         if whole[1]:
             bootstrap = self.config.bootstrap
             sums = table[bootstrap.draws(len(table))].sum(axis=1)
-            low, high = bootstrap.interval(_ratios(sums))
+            low, high = bootstrap.interval(_ratios(sums), n=len(table))
         pooled = whole[0] / whole[1] if whole[1] else math.nan
         return {
             "sensitivity_pooled": float(pooled),
@@ -202,7 +202,7 @@ class CohortScores:
         groups = list(by_patient.values())
         draws = self.config.bootstrap.draws(len(groups))
         areas = [froc_curve([c for i in row for c in groups[i]]).area(limit) for row in draws]
-        low, high = self.config.bootstrap.interval(areas)
+        low, high = self.config.bootstrap.interval(areas, n=len(groups))
         return {"mode": self.config.froc_mode, **mapping, "area_ci_low": low, "area_ci_high": high}
 
     def _burden(self, exams: Sequence[ExamScores]) -> dict[str, Any]:
@@ -277,12 +277,20 @@ class CohortScores:
 
 
 def _scored(pairs: list[Pair], config: EvaluateConfig, processes: int) -> Iterator[ExamScores]:
-    score = functools.partial(evaluate_pair, config=config)
+    score = functools.partial(_score, config=config)
     if processes <= 1 or len(pairs) == 1:
         yield from map(score, pairs)
         return
     with ProcessPoolExecutor(min(processes, len(pairs))) as pool:
         yield from pool.map(score, pairs)
+
+
+def _score(pair: Pair, *, config: EvaluateConfig) -> ExamScores:
+    """One exam; an error names it."""
+    try:
+        return evaluate_pair(pair, config=config)
+    except OsteosapError as error:
+        raise type(error)(f"{pair.name}: {error.problem}", remedy=error.remedy) from error
 
 
 def _need(exam: ExamScores) -> LesionScores:

@@ -95,7 +95,8 @@ def _require_same(
             raise InputError(
                 f"{first} and {other} were not scored on the same exams: {len(different)} differ, "
                 f"{different[0]} among them",
-                remedy="Predict the same exams with every method; a paired test needs them",
+                remedy="Predict the same exams with every method, or name those of all with "
+                "--cases; a paired test needs them",
             )
         if methods[first].config != methods[other].config:
             raise InputError(

@@ -136,7 +136,8 @@ def find_pairs(
         raise InputError(
             f"{len(predictions)} exams in {prediction}, {len(alone)} of them without one of the "
             f"same name in {reference}{_listed(alone)}",
-            remedy="Give two exam folders, or two folders whose exams have equal names",
+            remedy="Give two exam folders, or two folders whose exams have equal names; "
+            "--cases FILE scores those that it names and ignores others",
         )
     wanted = sorted(references if cases is None else set(cases))
     missing = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from osteosap.errors import InputError, VolumeError
+from osteosap.errors import GeometryError, InputError, VolumeError
 from osteosap.evaluation.calibration import calibrate
 from osteosap.evaluation.config import EvaluateConfig
 from osteosap.evaluation.detail import LesionMaps, add_details
@@ -312,9 +312,14 @@ def _move_lesions(lesions: Array, source: Grid, target: Grid) -> Array:
 def _on_one_grid(
     reference: Volume, prediction: Volume, what: str, config: EvaluateConfig, notes: list[str]
 ) -> tuple[Array, Array]:
-    if not config.resample_reference:
-        reference.grid.require_same(prediction.grid, what=f"reference and prediction ({what})")
-    elif not reference.grid.same_as(prediction.grid):
+    if not reference.grid.same_as(prediction.grid):
+        if not config.resample_reference:
+            raise GeometryError(
+                f"reference and prediction ({what}) are on different grids: "
+                f"{reference.grid.describe()} and {prediction.grid.describe()}",
+                remedy="Let --resample (resample_reference) bring the reference onto the "
+                "prediction's grid, or resample one before",
+            )
         notes.append(
             f"reference {what} brought from {reference.grid.describe()} to "
             f"{prediction.grid.describe()} by the share of each voxel that a label fills"

@@ -31,8 +31,14 @@ class Bootstrap:
         generator = np.random.default_rng([self.seed, n])
         return generator.integers(0, n, size=(self.resamples, n))
 
-    def interval(self, values: Sequence[float] | Values) -> tuple[float, float]:
-        """Percentile interval of resampled statistics; undefined ones are left out."""
+    def interval(self, values: Sequence[float] | Values, *, n: int) -> tuple[float, float]:
+        """Percentile interval of statistics of ``n`` resampled patients.
+
+        Undefined ones are left out. NaN for a single patient: drawing the same one again and
+        again tells nothing.
+        """
+        if n < 2:
+            return math.nan, math.nan
         defined = np.asarray(values, dtype=np.float64)
         defined = defined[np.isfinite(defined)]
         if not defined.size:
@@ -53,7 +59,7 @@ class Summary:
     median, q25, q75, mean
         Of the defined values.
     ci_low, ci_high
-        Bootstrap interval of the median, patients drawn with all their values.
+        Bootstrap interval of the median, patients drawn with all their values; NaN for one patient.
     """
 
     n: int
@@ -105,7 +111,7 @@ def summarise(
     if not defined.size:
         nothing = [math.nan] * 6
         return Summary(0, 0, n_undefined, *nothing)
-    low, high = bootstrap.interval(_resampled(groups, bootstrap, np.median))
+    low, high = bootstrap.interval(_resampled(groups, bootstrap, np.median), n=len(groups))
     q25, median, q75 = np.percentile(defined, [25, 50, 75])
     return Summary(
         n=len(defined),

@@ -53,14 +53,26 @@ def training_figure(study: StudyResults) -> bytes | None:
     skeleton, own = study.runs.get("skeleton"), study.runs.get("self_supervised")
     if not tuned and skeleton is None and own is None:
         return None
-    figure = chart(10.6, 5.8)
-    axes = [figure.add_subplot(2, 3, place) for place in range(1, 7)]
-    _pretraining(axes[0], skeleton, ("loss",), "Skeleton: training loss", "loss")
-    _pretraining(axes[1], own, _losses(own), "Self-supervised: training losses", "loss")
-    _tuning(axes[2], tuned, "loss", "Fine-tuning: training loss", training=True)
-    _validation_of_skeleton(axes[3], skeleton)
-    _validation_of_self_supervised(axes[4], own)
-    _tuning(axes[5], tuned, "f2", "Fine-tuning: F2 on the tuning fold", training=False)
+    columns = [part is not None for part in (skeleton, own)].count(True) + bool(tuned)
+    figure = chart(10.6 * max(columns, 2) / 3, 5.8)
+    pairs = iter(
+        [
+            (figure.add_subplot(2, columns, place), figure.add_subplot(2, columns, columns + place))
+            for place in range(1, columns + 1)
+        ]
+    )
+    if skeleton is not None:
+        above, below = next(pairs)
+        _pretraining(above, skeleton, ("loss",), "Skeleton: training loss", "loss")
+        _validation_of_skeleton(below, skeleton)
+    if own is not None:
+        above, below = next(pairs)
+        _pretraining(above, own, _losses(own), "Self-supervised: training losses", "loss")
+        _validation_of_self_supervised(below, own)
+    if tuned:
+        above, below = next(pairs)
+        _tuning(above, tuned, "loss", "Fine-tuning: training loss", training=True)
+        _tuning(below, tuned, "f2", "Fine-tuning: F2 on the tuning fold", training=False)
     return finished(figure, kind=study.kind)
 
 
@@ -85,15 +97,16 @@ def _losses(run: Run | None) -> tuple[str, ...]:
     return tuple(name for name in names if run is not None and name in run.training)
 
 
-def _pretraining(axes: Any, run: Run | None, names: Sequence[str], title: str, label: str) -> None:
+def _pretraining(axes: Any, run: Run, names: Sequence[str], title: str, label: str) -> None:
     plain_axes(axes, title=title, x="step", y=label)
-    if run is None or not any(_has(run.training.get(name)) for name in names):
+    if not any(_has(run.training.get(name)) for name in names):
         say(axes, "no log")
         return
     for name, dashes in zip(names, _DASHES, strict=False):
         if _has(run.training.get(name)):
             x, y = _smooth(run.training[name])
-            axes.plot(x, y, color=INK, linewidth=1.3, linestyle=dashes, label=name)
+            marker = "" if len(x) > 1 else "o"
+            axes.plot(x, y, color=INK, linewidth=1.3, linestyle=dashes, marker=marker, label=name)
     if len(names) > 1:
         axes.set_ylim(bottom=0.0)
         _legend(axes)
@@ -122,9 +135,9 @@ def _tuning(axes: Any, runs: Sequence[Run], name: str, title: str, *, training: 
     _legend(axes)
 
 
-def _validation_of_skeleton(axes: Any, run: Run | None) -> None:
+def _validation_of_skeleton(axes: Any, run: Run) -> None:
     plain_axes(axes, title="Skeleton: Dice on healthy people kept aside", x="step", y="Dice")
-    curves = {} if run is None else run.validation
+    curves = run.validation
     names = {"dice_merged": "merged", "dice_mean": "mean of the classes"}
     known = {name: curves[name] for name in names if _has(curves.get(name))}
     for place, (name, (x, y)) in enumerate(known.items()):
@@ -140,9 +153,9 @@ def _validation_of_skeleton(axes: Any, run: Run | None) -> None:
     _legend(axes)
 
 
-def _validation_of_self_supervised(axes: Any, run: Run | None) -> None:
+def _validation_of_self_supervised(axes: Any, run: Run) -> None:
     plain_axes(axes, title="Self-supervised: losses on people kept aside", x="step", y="loss")
-    curves = {} if run is None else run.validation
+    curves = run.validation
     known = [n for n in ("total", "reconstruction", "rotation", "contrast") if _has(curves.get(n))]
     for place, name in enumerate(known):
         x, y = curves[name]

@@ -272,11 +272,10 @@ def _mean_false_large(arm: ArmScores, digits: int) -> Cell:
         int(as_number(arm.settings.get("seed"), 0)),
     )
     sums = table[bootstrap.draws(len(table))].sum(axis=1)
-    low, high = bootstrap.interval(sums[:, 0] / sums[:, 1])
+    low, high = bootstrap.interval(sums[:, 0] / sums[:, 1], n=len(table))
     mean = table[:, 0].sum() / table[:, 1].sum()
-    return Cell(
-        f"{mean:.{digits}f}", f"[{low:.{digits}f}, {high:.{digits}f}]", f"n = {len(counts)}"
-    )
+    interval = f"[{low:.{digits}f}, {high:.{digits}f}]" if math.isfinite(low) else ""
+    return Cell(f"{mean:.{digits}f}", interval, f"n = {len(counts)}")
 
 
 def _calibration_error(arm: ArmScores, digits: int) -> Cell:

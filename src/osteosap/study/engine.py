@@ -12,31 +12,35 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import osteosap
 from osteosap.config import canonical_hash
-from osteosap.errors import InputError, OsteosapError, OutputError
+from osteosap.errors import InputError, OutputError
 from osteosap.manifest import file_checksum, read_json, write_json
 from osteosap.study.plan import Unit
 
-__all__ = ["Engine", "is_finished", "run_plan", "run_unit"]
+__all__ = ["Engine", "finished_units", "is_finished", "run_plan", "run_unit"]
 
 _log = logging.getLogger(__name__)
 _UNITS = "units"
 _REPLACED = "replaced"
+_LOOK_AGAIN_S, _GRACE_S = 0.2, 3.0
 Progress = Callable[[str, float], None]
 
 
@@ -106,7 +110,13 @@ def run_plan(
         )
 
 
-def run_unit(unit: Unit, study: Path, *, threads: int | None = None) -> None:
+def run_unit(
+    unit: Unit,
+    study: Path,
+    *,
+    threads: int | None = None,
+    stop: threading.Event | None = None,
+) -> None:
     """Run one unit unless it is finished; what it prints goes to ``units/NAME.log``.
 
     Parameters
@@ -115,15 +125,18 @@ def run_unit(unit: Unit, study: Path, *, threads: int | None = None) -> None:
         What to run, in which folder.
     threads
         For its computations; None: as many as the system and the user's ``OMP_NUM_THREADS`` say.
+    stop
+        Set by another thread: the command is interrupted (it keeps what it has), waiting ends.
 
     Raises
     ------
     OutputError
-        The command fails, or does not make what it should.
+        The command fails, does not make what it should, or was stopped.
     """
+    stop = stop or threading.Event()
     folder = study / _UNITS
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder / f".{unit.name}.lock") as lock:
+    with _lock(folder / f".{unit.name}.lock", stop) as lock:
         key = _key(unit, study)
         if not unit.always and _matches(unit, study, key):
             return
@@ -134,16 +147,18 @@ def run_unit(unit: Unit, study: Path, *, threads: int | None = None) -> None:
         environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
         started = time.time()
         with _log_of(study, unit.name).open("ab") as log:
-            code = subprocess.run(
+            process = subprocess.Popen(
                 [str(Path(sys.executable).absolute()), "-m", "osteosap", *unit.command],
                 cwd=study,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=environment,
-                pass_fds=(lock,),  # a process that outlives us keeps the lock
-                check=False,
-            ).returncode
+                pass_fds=(lock.fileno(),),  # a process that outlives us keeps the lock
+            )
+            lock.write(f"{process.pid}\n")
+            lock.flush()
+            code = _ended(process, stop)
         if code:
             raise OutputError(
                 f"'osteosap {' '.join(unit.command[:2])}' ended with {code}",
@@ -166,10 +181,28 @@ def run_unit(unit: Unit, study: Path, *, threads: int | None = None) -> None:
 
 def is_finished(unit: Unit, study: Path) -> bool:
     """Whether a unit's record holds: same command and settings, same results, same inputs."""
-    try:
-        return _matches(unit, study, _key(unit, study))
-    except OsteosapError:
-        return False
+    return _matches(unit, study, _key(unit, study))
+
+
+def finished_units(
+    units: Sequence[Unit], study: Path, *, settings: Mapping[str, str] | None = None
+) -> set[str]:
+    """Names of the units that are finished, and so are all that they need.
+
+    Parameters
+    ----------
+    units
+        Each after those that it needs.
+    study
+        Folder of the study; it may be absent.
+    settings
+        Text of files that a start would write, by path: they count instead of those on disk.
+    """
+    found: set[str] = set()
+    for unit in units:
+        if set(unit.needs) <= found and _matches(unit, study, _key(unit, study, settings)):
+            found.add(unit.name)
+    return found
 
 
 def _matches(unit: Unit, study: Path, key: str) -> bool:
@@ -186,11 +219,16 @@ def _record_of(name: str, study: Path) -> dict[str, Any]:
         return {}
 
 
-def _key(unit: Unit, study: Path) -> str:
+def _key(unit: Unit, study: Path, settings: Mapping[str, str] | None = None) -> str:
     """Hash of the command, the files it reads, and what the units it needs made."""
+    settings = settings or {}
     before = {name: _record_of(name, study).get("made") for name in unit.needs}
     read = {
-        name: file_checksum(study / name) if (study / name).is_file() else None
+        name: hashlib.sha256(settings[name].encode()).hexdigest()
+        if name in settings
+        else file_checksum(study / name)
+        if (study / name).is_file()
+        else None
         for name in unit.reads
     }
     return canonical_hash([list(unit.command), read, before, osteosap.__version__])
@@ -234,16 +272,42 @@ def _patterns(unit: Unit, study: Path) -> Iterator[str]:
             yield pattern
 
 
+def _ended(process: subprocess.Popen[bytes], stop: threading.Event) -> int:
+    """Exit code of a command, interrupted if it is to stop."""
+    while process.poll() is None:
+        if stop.wait(_LOOK_AGAIN_S):
+            try:
+                process.wait(_GRACE_S)  # Ctrl-C at a terminal has reached it, too
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+    return process.returncode
+
+
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[int]:
-    """Hold a lock on a file; wait for whoever has it."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.info("%s is still being made by an earlier start; waiting", path.stem.lstrip("."))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
+def _lock(path: Path, stop: threading.Event) -> Iterator[IO[str]]:
+    """Hold a lock on a file; wait for whoever has it, and whose number may stand in it."""
+    with path.open("a+", encoding="utf-8") as file:
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    told = True
+                    file.seek(0)
+                    _log.warning(
+                        "%s is still being made by an earlier start (process %s); waiting",
+                        path.stem.lstrip("."),
+                        file.read().strip() or "unknown",
+                    )
+            if stop.wait(_LOOK_AGAIN_S):
+                raise OutputError(
+                    f"stopped while waiting for {path.stem.lstrip('.')}", remedy="Start again"
+                )
+        file.truncate(0)
+        yield file
 
 
 def _log_of(study: Path, name: str) -> Path:
@@ -257,18 +321,23 @@ class _Submit(Protocol):
 @contextlib.contextmanager
 def _executor(study: Path, engine: Engine) -> Iterator[_Submit]:
     pool = ThreadPoolExecutor(max(1, engine.at_once))
-    run: Callable[[Unit, Path], None] = run_unit
+    stop = threading.Event()
+    run: Callable[[Unit, Path], None] = partial(run_unit, stop=stop)
     if engine.kind == "slurm":
         run = _through_slurm(study, engine)
     elif engine.at_once > 1 and "OMP_NUM_THREADS" not in os.environ:
         # units that each take all cores wait for one another at every step: many times slower
-        run = partial(run_unit, threads=max(1, (os.cpu_count() or 1) // engine.at_once))
+        threads = max(1, (os.cpu_count() or 1) // engine.at_once)
+        run = partial(run_unit, threads=threads, stop=stop)
 
     def submit(unit: Unit) -> Future[None]:
         return pool.submit(run, unit, study)
 
     try:
         yield submit
+    except BaseException:
+        stop.set()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

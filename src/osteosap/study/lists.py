@@ -28,8 +28,8 @@ def write_lists(study: Path) -> None:
     """Write ``folds.json``, ``lists/*.json`` and checksums of their exams; remove older lists.
 
     Healthy people are those of ``cohort/healthy`` (split as the cohort says) or of the data
-    folder's ``healthy`` (split by ``validation_share``, whole persons); patients are divided into
-    folds by their number of lesions.
+    folder's ``healthy`` (split by ``validation_share``, whole persons, at least one unless it is
+    0); patients are divided into folds by their number of lesions.
 
     Raises
     ------
@@ -74,6 +74,8 @@ def _healthy(
     people = sorted({case.person or case.name for case in cases})
     order = np.random.default_rng([config.seed, 7]).permutation(len(people))
     n_validation = round(config.validation_share * len(people))
+    if config.validation_share and len(people) > 1:
+        n_validation = max(1, n_validation)
     kept = {people[i] for i in order[:n_validation]}
     sides: tuple[list[TrainingCase], list[TrainingCase]] = ([], [])
     for case in cases:

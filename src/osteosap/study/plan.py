@@ -51,7 +51,7 @@ class Unit:
     folder
         Its own, set aside when it begins anew; "" where the command replaces what is out of date.
     always
-        Run at every start, to see whether exams changed.
+        Run at every start, to see whether exams are all there and as they were.
     minutes
         Expected duration.
     """
@@ -140,6 +140,7 @@ def _cohort_unit(config: StudyConfig, processes: int) -> Unit:
         ("simulate", "cohort", recipe, "--out", "cohort", "--processes", str(processes)),
         makes=("cohort/cohort.json",),
         reads=(recipe,),
+        always=True,
         minutes=config.minutes.exam * n / processes,
     )
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from osteosap.config import canonical_hash
 from osteosap.errors import ConfigError, InputError, OutputError
 from osteosap.evaluation.config import EvaluateConfig
 from osteosap.manifest import read_json, require_folder, software_versions, write_json, write_text
+from osteosap.marked_folder import says_simulated
 from osteosap.study.config import StudyConfig
 from osteosap.study.plan import Unit, recipe_files
 from osteosap.training.finetune_lesions import FinetuneLesionsConfig
 from osteosap.training.pretrain_self_supervised import PretrainSelfSupervisedConfig
 from osteosap.training.pretrain_skeleton import PretrainSkeletonConfig
 
-__all__ = ["start_study"]
+__all__ = ["require_data", "start_study"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,18 +52,13 @@ def start_study(
         The folder holds something else, or a study of other data.
     """
     _require_recipes(config)
-    for part in ("healthy", "patients") if data else ():
-        if data is not None and not (data / part).is_dir():
-            raise InputError(
-                f"no folder {data / part}",
-                remedy="Put exam folders of healthy people and of patients there",
-            )
+    require_data(data)
     require_folder(out)
     name = "exams" if data else "simulated"
     place = str(data.resolve()) if data else None
     before = out / "study.json"
     if before.is_file():
-        known = read_json(before)
+        known = _known(before)
         if known.get("data_folder") != place:
             raise OutputError(f"{out} is a study of other exams", remedy="Choose another folder")
     elif out.is_dir() and any(not p.name.startswith(".") for p in out.iterdir()):
@@ -70,7 +67,7 @@ def start_study(
         "profile": Path(profile).name,
         "data": name,
         "data_folder": place,
-        "simulated": data is None,
+        "simulated": data is None or _holds_simulated(data),
         "arms": list(config.arms),
         "seeds": [config.seed],
         "units": [unit.name for unit in units],
@@ -78,11 +75,43 @@ def start_study(
         "config_hash": canonical_hash(config.to_mapping()),
         "versions": software_versions(),
     }
-    if not before.is_file() or read_json(before) != content:
+    if not before.is_file() or _known(before) != content:
         write_json(before, content)  # first: it marks the folder as a study
     for path, text in recipe_files(config, data=data.resolve() if data else None).items():
         if not (out / path).is_file() or (out / path).read_text(encoding="utf-8") != text:
             write_text(out / path, text)
+
+
+def require_data(data: Path | None) -> None:
+    """Refuse a data folder without its parts.
+
+    Raises
+    ------
+    InputError
+        It lacks one.
+    """
+    for part in ("healthy", "patients") if data else ():
+        if data is not None and not (data / part).is_dir():
+            raise InputError(
+                f"no folder {data / part}",
+                remedy="Put exam folders of healthy people and of patients there",
+            )
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """What an earlier start wrote."""
+    try:
+        return read_json(path)
+    except InputError as error:
+        raise OutputError(
+            f"{path} cannot be read as JSON",
+            remedy="Put it back from a copy, or choose another folder",
+        ) from error
+
+
+def _holds_simulated(data: Path) -> bool:
+    """Whether any exam of a data folder says that it is simulated."""
+    return any(map(says_simulated, data.glob("*/*/exam.json")))
 
 
 def _require_recipes(config: StudyConfig) -> None:

@@ -144,6 +144,8 @@ def finetune_lesions(
         validate=_validation(config, held_out, validation) if held_out else None,
         progress=progress,
     )
+    if held_out and not result.validation.get("f2"):
+        _log.warning("no threshold finds a lesion of the exams kept aside: 0.5 is not tuned")
     metadata = base_metadata(
         config,
         task="lesions",
