@@ -216,7 +216,8 @@ def test_a_unit_that_outlives_its_killed_starter_is_waited_for_never_run_beside_
 def test_an_interrupt_ends_a_wait_for_another_start_and_what_runs_meanwhile(study: Path) -> None:
     """Unit 'a' is held by somebody, 'b' runs: Ctrl-C reaches the starter alone."""
     script = (
-        "import sys; from pathlib import Path\n"
+        "import signal, sys; from pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored after 'nohup'
         f"sys.path.insert(0, {str(Path(engine.__file__).parents[2])!r})\n"
         "from osteosap.study.engine import Engine, run_plan\n"
         "from osteosap.study.plan import Unit\n"
@@ -236,7 +237,11 @@ def test_an_interrupt_ends_a_wait_for_another_start_and_what_runs_meanwhile(stud
             time.sleep(0.05)
         time.sleep(1.0)
         starter.send_signal(signal.SIGINT)
-        _, told = starter.communicate(timeout=30)
+        try:
+            _, told = starter.communicate(timeout=30)
+        finally:
+            starter.kill()
+            starter.wait()
     assert "KeyboardInterrupt" in told
     assert "a is still being made by an earlier start (process 4321); waiting" in told
     assert not (study / "b.txt").exists()

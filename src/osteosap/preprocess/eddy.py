@@ -24,7 +24,7 @@ from osteosap.config import StageConfig
 from osteosap.errors import VolumeError
 from osteosap.geometry import Grid
 from osteosap.preprocess.body import foreground_threshold
-from osteosap.preprocess.itk import to_sitk
+from osteosap.preprocess.itk import one_thread, to_sitk
 from osteosap.volume import Volume
 
 __all__ = ["Eddy", "EddyConfig", "common_eddy", "correct_eddy", "find_eddy"]
@@ -166,8 +166,8 @@ def _sought(lowest: Volume, image: Volume, mask: npt.NDArray[np.bool_], axis: in
     shape = lowest.array.shape[1:]
     index_grid = Grid((shape[0], shape[1], shape[2]), np.eye(4))  # voxels as if of 1 mm
     images = [to_sitk(_rooted(v), index_grid) for v in (lowest, image)]
+    one_thread()
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # reproducible
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(to_sitk(mask.astype(np.uint8), index_grid))
     drawn = SAMPLES / mask.sum()

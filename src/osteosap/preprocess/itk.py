@@ -12,9 +12,21 @@ import numpy.typing as npt
 
 from osteosap.geometry import Grid
 
-__all__ = ["from_sitk", "to_sitk"]
+__all__ = ["from_sitk", "one_thread", "to_sitk"]
 
 Numbers = npt.NDArray[Any]
+
+
+def one_thread() -> None:
+    """Let ITK compute in one thread from here on, so that the same images give the same numbers.
+
+    A registration's own ``SetNumberOfThreads`` does not reach its metric, whose sums over several
+    threads differ in the seventh digit from run to run; a search that follows them can then end
+    elsewhere. Stations are worked on side by side instead.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def to_sitk(array: Numbers, grid: Grid) -> Any:

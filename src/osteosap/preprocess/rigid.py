@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from osteosap.geometry import Affine, Grid
-from osteosap.preprocess.itk import to_sitk
+from osteosap.preprocess.itk import one_thread, to_sitk
 from osteosap.volume import Volume
 
 __all__ = ["RigidSearch", "find_rigid", "smoothed"]
@@ -117,8 +117,8 @@ class _Images:
         """A registration that looks at so many voxels of the mask."""
         import SimpleITK as sitk  # noqa: N813
 
+        one_thread()
         method = sitk.ImageRegistrationMethod()
-        method.SetNumberOfThreads(1)  # reproducible
         if metric == "correlation":
             method.SetMetricAsCorrelation()
         else:
@@ -164,7 +164,7 @@ def _fine(pair: _Images, start: Doubles, search: RigidSearch) -> Affine:
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.Execute(pair.fixed, pair.moving)
-    found = np.round(move.GetParameters(), ROUND)  # the last bits differ from run to run
+    found = np.round(move.GetParameters(), ROUND)
     motion = np.eye(4)
     if not search.rotation:
         motion[:3, 3] = found

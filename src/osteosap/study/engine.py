@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -279,7 +278,7 @@ def _ended(process: subprocess.Popen[bytes], stop: threading.Event) -> int:
             try:
                 process.wait(_GRACE_S)  # Ctrl-C at a terminal has reached it, too
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 process.wait()
     return process.returncode
 
