@@ -127,6 +127,13 @@ def test_a_stopped_unit_goes_on_in_its_folder_and_one_of_other_settings_begins_a
     assert {p.name for p in (study / "replaced" / "t").iterdir()} == {"w.txt"}  # the last one
 
 
+def test_progress_names_what_is_running(study: Path) -> None:
+    told: list[tuple[str, float]] = []
+    units = [_unit("a"), _unit("b", "a")]
+    run_plan(units, study, engine=Engine(), progress=lambda *line: told.append(line))
+    assert told == [("a", 0.0), ("b", 0.5)]
+
+
 def test_a_unit_waits_for_others_whose_results_do_not_count(study: Path) -> None:
     (study / "list.json").write_text("[1]")
     lists = Unit("a", ("make", "a.txt", "0.3"), (), ("a.txt",), always=True)
@@ -135,9 +142,13 @@ def test_a_unit_waits_for_others_whose_results_do_not_count(study: Path) -> None
     (study / "a.txt").write_text("other")
     run_plan([reader, lists], study, engine=Engine())
     assert _calls(study) == ["a.txt", "b.txt", "a.txt"]  # 'a' at every start
+    kept = (study / "units" / "a.json").read_text()
+    run_plan([reader, lists], study, engine=Engine())
+    assert _calls(study) == ["a.txt", "b.txt", "a.txt", "a.txt"]
+    assert (study / "units" / "a.json").read_text() == kept  # its time is that of the making
     (study / "list.json").write_text("[2]")
     run_plan([reader, lists], study, engine=Engine())
-    assert _calls(study)[3:] == ["a.txt", "b.txt"]
+    assert _calls(study)[4:] == ["a.txt", "b.txt"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]"])

@@ -103,6 +103,25 @@ def test_a_corrected_mark_changes_the_lists_of_its_exam_and_no_other(study: Path
     assert changed == {"test", "test_fold1", "training_fold2"}
 
 
+def test_a_patient_and_a_healthy_person_may_have_one_name(study: Path) -> None:
+    data = study.parent / "data"
+    (data / "healthy" / "h0").rename(data / "healthy" / "p0")
+    write_lists(study)
+    healthy, patients = (
+        {k: v for name in lists for k, v in json.loads(contents(study)[name]).items()}
+        for lists in (("healthy_training", "healthy_validation"), ("test", "tuning"))
+    )
+    assert set(healthy["p0"]["files"]) == {"t1", "b1000", "skeleton"}
+    assert set(patients["p0"]["files"]) == {"t1", "b1000", "skeleton", "lesions"}
+
+
+def test_an_exam_without_an_image_is_left_for_the_training_to_tell(study: Path) -> None:
+    (study.parent / "data" / "healthy" / "h1" / "t1.nii.gz").unlink()
+    write_lists(study)
+    listed = names(study, "healthy_training") + names(study, "healthy_validation")
+    assert "h1" in listed
+
+
 def test_what_is_no_longer_planned_is_removed(study: Path) -> None:
     write_lists(study)
     assert "test_fold2" in contents(study)

@@ -82,7 +82,7 @@ def compare_methods(
     content = {
         "versions": software_versions(),
         "settings": settings.to_mapping(),
-        "left_out": {name: left_out(found) for name, found in missing.items()},
+        "left_out": {name: left_out(lost) for name, lost in missing.items()},
         "methods": {name: cohort.summary() for name, cohort in scores.items()},
         "tests": rows,
     }

@@ -89,6 +89,9 @@ def run_plan(
                     running[submit(unit)] = unit
             if not running:
                 break
+            if progress is not None:
+                share = sum(u.minutes for u in units if u.name in done) / total
+                progress(", ".join(u.name for u in running.values()), share)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 unit = running.pop(future)
                 error = future.exception()
@@ -97,9 +100,6 @@ def run_plan(
                 else:
                     failed[unit.name] = str(error)
                     _log.error("%s: %s", unit.name, error)
-            if progress is not None:
-                share = sum(u.minutes for u in units if u.name in done) / total
-                progress(", ".join(u.name for u in running.values()) or "study", share)
     if failed:
         first = next(iter(failed))
         raise OutputError(
@@ -136,13 +136,15 @@ def run_unit(
     folder = study / _UNITS
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder / f".{unit.name}.lock", stop) as lock:
-        key = _key(unit, study)
-        if not unit.always and _matches(unit, study, key):
+        key, before = _key(unit, study), _record_of(unit.name, study)
+        holds = _matches(unit, study, key)
+        if holds and not unit.always:
             return
-        if _record_of(unit.name, study).get("key") not in (None, key):
+        if before.get("key") not in (None, key):
             _set_aside(unit, study)
         record: dict[str, Any] = {"name": unit.name, "command": list(unit.command), "key": key}
-        write_json(folder / f"{unit.name}.json", record)
+        if not holds:
+            write_json(folder / f"{unit.name}.json", record)
         environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
         started = time.time()
         with _log_of(study, unit.name).open("ab") as log:
@@ -169,6 +171,8 @@ def run_unit(
                 f"'osteosap {' '.join(unit.command[:2])}' made none of {', '.join(unit.makes)}",
                 remedy=f"Read {_log_of(study, unit.name)}",
             )
+        if holds and made == before["made"]:
+            return  # nothing had changed: its record tells what it took to make it
         record |= {
             "made": made,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(started)),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ def write_lists(study: Path) -> None:
     )
     sides = _sides(patients, folds, config.test_folds)
     sides |= {"healthy_training": training, "healthy_validation": validation}
-    checksums = {case.name: _checksums(case) for cases in sides.values() for case in cases}
+    checksum = functools.cache(file_checksum)  # most exams are in several lists
     for name, cases in sides.items():
         _write(cases, study / "lists" / f"{name}.json")
-        content = {case.name: checksums[case.name] for case in cases}
+        content = {case.name: _content(case, checksum) for case in cases}
         write_json(study / CONTENTS / f"{name}.json", content)
     for folder in (study / "lists", study / CONTENTS):
         for path in folder.glob("*.json"):
@@ -109,16 +110,16 @@ def _count(case: TrainingCase) -> int:
     return int(np.count_nonzero(np.unique(parts)))
 
 
-def _checksums(case: TrainingCase) -> dict[str, Any]:
-    """All of an exam that a result may depend on."""
-    files = {name: file_checksum(path) for name, path in _all_files(case).items()}
+def _content(case: TrainingCase, checksum: Callable[[Path], str]) -> dict[str, Any]:
+    """All of an exam that a result may depend on; what is missing, the training will tell."""
+    files = {n: checksum(path) for n, path in _all_files(case).items() if path.is_file()}
     return {"files": files, "person": case.person, "healthy": case.healthy}
 
 
 def _all_files(case: TrainingCase) -> dict[str, Path]:
     """Images, truth, and the record that names person and site."""
     files = case.files()
-    record = files["t1"].parent / "exam.json"
+    record = next(iter(files.values())).parent / "exam.json"
     return {**files, "exam": record} if record.is_file() else files
 
 

@@ -105,7 +105,8 @@ def make_plan(config: StudyConfig, *, data: Path | None, processes: int = 1) -> 
     units += [_pretraining_unit(task, config) for task in tasks]
     for arm in config.arms:
         units += _arm_units(arm, pretrained.get(arm), config, processes)
-    units += _closing_units(config, sorted(set(pretrained.values()) | {"skeleton"}))
+    encoders = sorted(set(pretrained.values()) | {"skeleton"})
+    units += _closing_units(config, encoders, processes)
     return units
 
 
@@ -244,7 +245,7 @@ def _arm_units(arm: str, pretrained: str | None, config: StudyConfig, processes:
     return units
 
 
-def _closing_units(config: StudyConfig, encoders: list[str]) -> list[Unit]:
+def _closing_units(config: StudyConfig, encoders: list[str], processes: int) -> list[Unit]:
     scored = tuple(f"scores_{arm}" for arm in config.arms)
     units = []
     if len(config.arms) > 1:
@@ -254,7 +255,7 @@ def _closing_units(config: StudyConfig, encoders: list[str]) -> list[Unit]:
                 (
                     "compare-methods", *(f"{arm}=predictions/{arm}" for arm in config.arms),
                     "--reference", PATIENTS, "--cases", "lists/test.json", "--out", "comparison",
-                    "--config", f"{RECIPES}/evaluation.yaml",
+                    "--config", f"{RECIPES}/evaluation.yaml", "--processes", str(processes),
                 ),
                 scored,
                 makes=("comparison/comparison.json",),
