@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from osteosap.geometry import Grid, make_affine
 from osteosap.preprocess.evening import evened, evening_fields
 from osteosap.preprocess.intensity import seam_mismatch
-from osteosap.preprocess.stitch import Placed
+from osteosap.preprocess.stitch import Placed, blend
 
 GRID = Grid((60, 40, 60), make_affine((4.0, 4.0, 4.0), (0.0, 0.0, 0.0)))
 OVERLAP = slice(26, 36)
@@ -19,14 +21,18 @@ def body():
 
 
 def two_stations(shade):
-    """Lower and upper half of a body; the upper one shaded across."""
+    """Lower and upper half of a body, feathered at their ends; the upper one shaded across."""
     whole = body()
-    weight = np.ones((1, 1, 1), np.float32)
     lower, upper = whole[:, :, :36], whole[:, :, 26:] * shade
     return [
-        Placed(lower, weight, (0, 0, 0)),
-        Placed(upper.astype(np.float32), weight, (0, 0, 26)),
+        Placed(lower, feather(36), (0, 0, 0)),
+        Placed(upper.astype(np.float32), feather(34), (0, 0, 26)),
     ]
+
+
+def feather(n):
+    k = np.arange(n)
+    return (4.0 * np.minimum(k + 0.5, n - 0.5 - k)).astype(np.float32)[None, None]
 
 
 def shading(strength=0.3):
@@ -43,13 +49,35 @@ def test_a_smooth_difference_between_neighbours_goes_away():
     assert after < 0.3 * before
 
 
-def test_each_station_gives_half_and_nothing_far_from_the_seam():
-    lower, upper = evening_fields(two_stations(shading()), (0, 1), (1.0, 1.0), GRID)
-    on_lower, on_upper = (f.on(GRID) for f in (lower, upper))
-    at = (slice(10, 50), slice(10, 30), slice(29, 33))
-    np.testing.assert_allclose(np.log(on_lower[at]), -np.log(on_upper[at]), atol=1e-3)
-    assert np.abs(np.log(on_lower[:, :, 0])).max() < 0.01
-    assert np.abs(np.log(on_upper[:, :, 59])).max() < 0.01
+def test_each_station_gives_as_much_as_the_other_counts_in_the_blend():
+    placed = two_stations(shading())
+    lower, upper = (np.log(f.on(GRID)) for f in evening_fields(placed, (0, 1), (1.0, 1.0), GRID))
+    inside = (slice(10, 50), slice(10, 30))
+    ratio = lower[(*inside, OVERLAP)] - upper[(*inside, OVERLAP)]
+    share = ((np.arange(26, 36) - 25.5) / 10)[None, None]  # of the upper one
+    np.testing.assert_allclose(lower[(*inside, OVERLAP)], share * ratio, atol=0.01)
+    assert np.abs(lower[(*inside, slice(0, 25))]).max() < 1e-6
+    assert np.abs(upper[(*inside, slice(37, 60))]).max() < 1e-6
+
+
+def test_the_blend_stays_what_it_is_without_fields():
+    placed = two_stations(shading())
+    fields = evening_fields(placed, (0, 1), (1.0, 1.0), GRID)
+    even = [evened(p, f, GRID) for p, f in zip(placed, fields, strict=True)]
+    plain, smooth = (blend(p, GRID.shape) for p in (placed, even))
+    inside = (slice(10, 50), slice(10, 30))
+    np.testing.assert_allclose(smooth[inside], plain[inside], rtol=0.02)
+
+
+def test_weights_that_end_at_the_skin_change_nothing_inside():
+    placed = two_stations(shading())
+    skin = (body() > 100).astype(np.float32)
+    cut = [replace(p, weight=p.weight * skin[p.box]) for p in placed]
+    plain, masked = (evening_fields(p, (0, 1), (1.0, 1.0), GRID) for p in (placed, cut))
+    for one, other in zip(plain, masked, strict=True):
+        np.testing.assert_allclose(
+            one.on(GRID)[15:45, 12:28], other.on(GRID)[15:45, 12:28], atol=0.01
+        )
 
 
 def test_what_scales_already_mend_needs_no_field():
@@ -66,10 +94,10 @@ def test_detail_of_anatomy_is_not_evened():
 
 @pytest.mark.parametrize("gap", [0, 4])
 def test_stations_that_do_not_overlap_are_left_alone(gap):
-    whole, weight = body(), np.ones((1, 1, 1), np.float32)
+    whole = body()
     placed = [
-        Placed(whole[:, :, :30], weight, (0, 0, 0)),
-        Placed(whole[:, :, 30 + gap :], weight, (0, 0, 30 + gap)),
+        Placed(whole[:, :, :30], feather(30), (0, 0, 0)),
+        Placed(whole[:, :, 30 + gap :], feather(30 - gap), (0, 0, 30 + gap)),
     ]
     for field in evening_fields(placed, (0, 1), (1.0, 1.0), GRID):
         assert not field.log_field.any()

@@ -63,7 +63,7 @@ SATURATED_SHARE = 0.0005
 
 MUSCLE_WIDTHS = (0.2, 0.15, 0.1)
 """``kernel_widths`` for muscle alone: what is left of other tissue has no peak to be drawn to."""
-MUSCLE_SLOPE = 0.06
+MUSCLE_SLOPE = 0.04
 """``slope_stiffness`` for muscle alone. This and the above were chosen on the exams of seed 8201
 of ``benchmarks/preprocess.py``."""
 
@@ -124,11 +124,14 @@ class BiasField:
         Its coarse grid, along the axes of the station.
     reason
         Why the field is flat; empty if one was found.
+    level
+        Median of the logarithm of the tissue's signal once the field is off; NaN if not found.
     """
 
     log_field: Floats
     grid: Grid
     reason: str = ""
+    level: float = float("nan")
 
     def on(self, grid: Grid) -> Floats:
         """The multiplicative field, float32, on another grid; outside its own the edge holds."""
@@ -157,6 +160,7 @@ def estimate_biases(
     volumes: Sequence[Volume],
     *,
     masks: Sequence[Mask | None] | None = None,
+    patterns: Sequence[Floats | None] | None = None,
     config: BiasConfig | None = None,
 ) -> list[BiasField]:
     """Bias fields of the stations of one sequence.
@@ -169,6 +173,9 @@ def estimate_biases(
         signal is distorted in its own way each, do better one by one.
     masks
         bool (I, J, K) of each station: the tissue. None: what stands out from the air.
+    patterns
+        float32 (I, J, K) of each station: a known shape of which the logarithm of its field may
+        hold any share, besides the splines (N4 does not know of it). None: no such shape.
     config
         Settings; None means all defaults.
 
@@ -180,7 +187,8 @@ def estimate_biases(
     """
     config = config or BiasConfig()
     masks = [None] * len(volumes) if masks is None else masks
-    coarse = [_coarsen(v, m, config) for v, m in zip(volumes, masks, strict=True)]
+    patterns = [None] * len(volumes) if patterns is None else patterns
+    coarse = [_coarsen(v, m, p, config) for v, m, p in zip(volumes, masks, patterns, strict=True)]
     good = [c for c in coarse if not c.reason]
     if config.method == "n4":
         found = iter([_n4(c, config) for c in good])
@@ -196,7 +204,15 @@ def estimate_biases(
         low, high = np.percentile(log_field[c.tissue], [0.5, 99.5])
         held = np.clip(log_field, low, high)  # splines run away where there is no tissue
         fields.append(BiasField(held.astype(np.float32), c.grid))
-    return _tamed(fields, coarse, config)
+    return [_levelled(f, c) for f, c in zip(_tamed(fields, coarse, config), coarse, strict=True)]
+
+
+def _levelled(field: BiasField, coarse: _Coarse) -> BiasField:
+    """A field with the level of the tissue that it leaves."""
+    if field.reason:
+        return field
+    left = (coarse.log_signal - field.log_field)[coarse.tissue]
+    return replace(field, level=float(np.median(left)))
 
 
 def _tamed(
@@ -233,9 +249,12 @@ class _Coarse:
     tissue: Mask
     grid: Grid
     reason: str = ""
+    pattern: Floats | None = None
 
 
-def _coarsen(volume: Volume, mask: Mask | None, config: BiasConfig) -> _Coarse:
+def _coarsen(
+    volume: Volume, mask: Mask | None, pattern: Floats | None, config: BiasConfig
+) -> _Coarse:
     """Pick every n-th voxel: its median with near neighbours, which keeps tissues apart."""
     array, grid = volume.array[0], volume.grid
     pairs = list(zip(array.shape, grid.spacing_mm, strict=True))
@@ -263,7 +282,8 @@ def _coarsen(volume: Volume, mask: Mask | None, config: BiasConfig) -> _Coarse:
     log_signal = np.log(np.where(tissue, signal, 1.0), dtype=np.float32)
     count = int(tissue.sum())
     why = f"{count} tissue voxels of {config.spacing_mm:g} mm, {MIN_VOXELS} needed for a bias field"
-    return _Coarse(log_signal, tissue, small, "" if count >= MIN_VOXELS else why)
+    shape = None if pattern is None else pattern[np.ix_(*axes)]
+    return _Coarse(log_signal, tissue, small, "" if count >= MIN_VOXELS else why, shape)
 
 
 def _without_saturated(signal: Floats, tissue: Mask) -> Mask:
@@ -301,6 +321,7 @@ def _spline(coarse: _Coarse, config: BiasConfig, usual: float) -> FieldSpline:
         max_voxels=config.max_voxels,
         stiffness=config.stiffness,
         slope_stiffness=config.slope_stiffness * max(1.0, usual / float(coarse.tissue.sum())),
+        pattern=coarse.pattern,
     )
 
 

@@ -31,7 +31,7 @@ class PreprocessConfig(StageConfig):
     align: AlignConfig = AlignConfig()
     """Stations of T1 onto their inner neighbour."""
     standardise_stations: bool = True
-    """Scale stations from the centre outwards so that overlaps agree."""
+    """Scale stations so that they agree in overlaps and, on DWI, in muscle; then even overlaps."""
     eddy: EddyConfig = EddyConfig()
     """Higher b-values onto the lowest one of their station."""
     registration: DwiRegistrationConfig = DwiRegistrationConfig()

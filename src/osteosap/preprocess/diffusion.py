@@ -186,7 +186,15 @@ def _matched(
         [replace(p, weight=np.asarray(p.weight * target.body[p.box])) for p in placed]
         for placed in (before, after)
     ]  # beside the body there is noise, which is no seam
-    match = match_stations(inside[0], inside[1], layout, job=job, channel="dwi", grid=target.grid)
+    match = match_stations(
+        inside[0],
+        inside[1],
+        layout,
+        job=job,
+        channel="dwi",
+        grid=target.grid,
+        levels=[s.muscle_level for s in stations],
+    )
     levels = zip(stations, match.scales, match.fields, strict=True)
     matched = [replace(s, scale=scale, evening=field) for s, scale, field in levels]
     even = match.evened(after, target.grid)

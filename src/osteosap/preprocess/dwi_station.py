@@ -52,6 +52,8 @@ class DwiStation:
         What was taken off the images; None for nothing.
     alignment
         How it lies to T1; None: by scanner coordinates.
+    muscle_level
+        Logarithm of the signal of its muscle on the lowest b-value; None where it is not known.
     scale
         Factor that makes its images agree with its neighbours.
     evening
@@ -64,6 +66,7 @@ class DwiStation:
     s0: Floats | None = None
     bias: BiasField | None = None
     alignment: DwiAlignment | None = None
+    muscle_level: float | None = None
     scale: float = 1.0
     evening: BiasField | None = None
 
@@ -208,7 +211,8 @@ def unbiased_in_muscle(
         )
         for n, (before, now, field) in enumerate(zip(biased, guessed, fields, strict=True)):
             if not field.reason:
-                stations[n] = replace(before, alignment=now.alignment).without(field)
+                station = replace(before, alignment=now.alignment).without(field)
+                stations[n] = replace(station, muscle_level=field.level)
                 shown += 1
     note_bias("dwi", [f for f in (stations[i].bias for i in layout.order) if f is not None], job)
     job.step("bias dwi by muscle", f"in {shown} of {len(stations)} stations", stations=shown)

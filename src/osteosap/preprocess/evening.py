@@ -1,8 +1,10 @@
 """Smooth fields that make neighbouring stations agree where they overlap.
 
 One scale a station leaves what coils and the ends of the magnet do to each of two stations in their
-overlap. The smooth part of their log-ratio there is shared out to both, half each, and fades into
-the station, so that no step is left and no station is changed far from its ends.
+overlap. The smooth part of their log-ratio there is taken off both, each by as much as the other
+counts when they are blended: at its end, where a station is worst, it follows its neighbour, and
+where only one of them reaches nothing changes. So no step is left, and the blend is (but for a mean
+of logarithms) what blending alone would have made of what is smooth.
 """
 
 from __future__ import annotations
@@ -24,12 +26,10 @@ __all__ = ["evened", "evening_fields"]
 Floats = npt.NDArray[np.float32]
 Box = tuple[slice, slice, slice]
 
-SPACING_MM = 6.0
+SPACING_MM = 4.0
 """Voxel of the fields."""
-SMOOTH_MM = 15.0
+SMOOTH_MM = 6.0
 """Sigma of the Gaussian that the log-ratio is smoothed by: no detail of anatomy is evened."""
-FADE_MM = 40.0
-"""Distance from the overlap at which a field has fallen to half."""
 PRIOR = 0.02
 """Share of tissue at which the smoothed log-ratio is held half way to 0."""
 MOST = 1.0
@@ -61,8 +61,9 @@ def evening_fields(
             continue
         ratio = _smooth_ratio(*both, grid, _coarse(grid, box))
         shift = np.float32(np.log(scales[a] / scales[b]))
-        for station, sign in ((a, 0.5), (b, -0.5)):
-            logs[station] += sign * _faded(ratio, shift, parts[station])
+        for one, other, sign in ((a, b, 1.0), (b, a, -1.0)):
+            share = _share_of_other(placed[one], placed[other], grid)
+            logs[one] += np.float32(sign) * share * _on(parts[one], ratio, shift)
     return [BiasField(log, part) for log, part in zip(logs, parts, strict=True)]
 
 
@@ -82,9 +83,7 @@ def _smooth_ratio(
     if tissue.any():
         tissue = tissue & (np.abs(ratio - np.median(ratio[tissue])) < MOST)
     sigma = SMOOTH_MM / np.asarray(grid.spacing_mm)
-    pick = tuple(
-        slice((n - 1) % s // 2, None, s) for n, s in zip(tissue.shape, _steps(grid), strict=True)
-    )
+    pick = tuple(slice(f, None, n) for f, n in zip(*_picked(tissue.shape, grid), strict=True))
     total, weight = (
         np.asarray(ndimage.gaussian_filter(v.astype(np.float32), sigma, truncate=2.5)[pick])
         for v in (np.where(tissue, ratio, 0), tissue)
@@ -92,8 +91,8 @@ def _smooth_ratio(
     return total, weight, part
 
 
-def _faded(ratio: tuple[Floats, Floats, Grid], shift: np.float32, part: Grid) -> Floats:
-    """Log-ratio of the scaled stations on a station's grid, falling off beside the overlap."""
+def _on(part: Grid, ratio: tuple[Floats, Floats, Grid], shift: np.float32) -> Floats:
+    """Log-ratio of the scaled stations on a station's grid; beside the overlap its edge holds."""
     total, weight, source = ratio
     values = (total + shift * weight) / (weight + PRIOR)
     matrix = np.linalg.inv(source.affine) @ part.affine
@@ -105,13 +104,31 @@ def _faded(ratio: tuple[Floats, Floats, Grid], shift: np.float32, part: Grid) ->
         order=1,
         mode="nearest",
     )
-    for axis, n in enumerate(source.shape):
-        index = np.arange(part.shape[axis]) * matrix[axis, axis] + matrix[axis, 3]
-        beside = np.maximum(np.maximum(-index, index - (n - 1)), 0) * source.spacing_mm[axis]
-        shape = [1, 1, 1]
-        shape[axis] = -1
-        found *= (0.5 ** ((beside / FADE_MM) ** 2)).reshape(shape).astype(np.float32)
     return np.asarray(found, np.float32)
+
+
+def _share_of_other(one: Placed, other: Placed, grid: Grid) -> Floats:
+    """Share that another station has in the blend, on a station's coarse grid.
+
+    Where neither counts, beside the body, it is that of the nearest voxel where one does.
+    """
+    first, step = _picked(one.array.shape, grid)
+    index = [np.arange(f, n, s) for f, n, s in zip(first, one.array.shape, step, strict=True)]
+    own = np.broadcast_to(one.weight, one.array.shape)[np.ix_(*index)]
+    theirs = np.zeros(own.shape, np.float32)
+    places = [i + a - b for i, a, b in zip(index, one.start, other.start, strict=True)]
+    inside = [(p >= 0) & (p < n) for p, n in zip(places, other.array.shape, strict=True)]
+    reached = [p[i] for p, i in zip(places, inside, strict=True)]
+    whole = np.broadcast_to(other.weight, other.array.shape)
+    theirs[np.ix_(*inside)] = whole[np.ix_(*reached)]
+    total = own + theirs
+    share = np.divide(theirs, total, out=np.zeros_like(total), where=total > 0)
+    if (total > 0).all() or not total.any():
+        return np.asarray(share)
+    nearest = ndimage.distance_transform_edt(
+        total == 0, sampling=SPACING_MM, return_distances=False, return_indices=True
+    )
+    return np.asarray(share[tuple(nearest)])
 
 
 def _steps(grid: Grid) -> list[int]:
@@ -125,13 +142,18 @@ def _part(grid: Grid, box: Box) -> Grid:
     return Grid((i, j, k), affine)
 
 
+def _picked(shape: tuple[int, ...], grid: Grid) -> tuple[list[int], list[int]]:
+    """First voxel and step along every axis by which a box of the grid is thinned out."""
+    step = _steps(grid)
+    return [(n - 1) % s // 2 for n, s in zip(shape, step, strict=True)], step
+
+
 def _coarse(grid: Grid, box: Box) -> Grid:
     """Every n-th voxel of a box."""
     part = _part(grid, box)
-    step = _steps(grid)
-    first = np.array([(n - 1) % s // 2 for n, s in zip(part.shape, step, strict=True)])
+    first, step = _picked(part.shape, grid)
     affine = part.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ first
+    affine[:3, 3] += affine[:3, :3] @ np.asarray(first)
     affine[:3, :3] = affine[:3, :3] * step
-    i, j, k = (len(range(int(f), n, s)) for f, n, s in zip(first, part.shape, step, strict=True))
+    i, j, k = (len(range(f, n, s)) for f, n, s in zip(first, part.shape, step, strict=True))
     return Grid((i, j, k), affine)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import block_diag, cho_factor, cho_solve
 
 from osteosap.geometry import Grid
 
@@ -18,6 +18,9 @@ __all__ = ["FieldSpline"]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+
+PATTERN_RIDGE = 1e-4
+"""Weight of the square of a pattern's factor against the fit."""
 
 
 class FieldSpline:
@@ -33,6 +36,9 @@ class FieldSpline:
         Distance of the control points; most voxels that are fitted, spread evenly.
     stiffness, slope_stiffness
         Weight of the spline's curvature and of its slope against the fit.
+    pattern
+        Known shape on ``grid`` of which the field takes what fits, besides the spline; its size
+        costs next to nothing. None for nothing.
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class FieldSpline:
         max_voxels: int,
         stiffness: float,
         slope_stiffness: float = 0.0,
+        pattern: Floats | None = None,
     ) -> None:
         pairs = zip(grid.shape, grid.spacing_mm, strict=True)
         self._axes = [_basis(n, max(1, round(n * s / control_point_mm))) for n, s in pairs]
@@ -53,13 +60,18 @@ class FieldSpline:
         self.index = index[spread.astype(np.intp)]
         rows = [a[self.index[:, d]] for d, a in enumerate(self._axes)]
         self._rows: Doubles = np.einsum("ni,nj,nk->nijk", *rows).reshape(len(self.index), -1)
-        self.signal = log_signal[tuple(self.index.T)].astype(np.float64)
-        shape = [a.shape[1] for a in self._axes]
-        n = int(np.prod(shape))
-        self._penalty = stiffness / n * _bending(shape) + 1e-9 * np.eye(n)
+        at = tuple(self.index.T)
+        self.signal = log_signal[at].astype(np.float64)
+        self._shape = [a.shape[1] for a in self._axes]
+        n = int(np.prod(self._shape))
+        self._penalty = stiffness / n * _bending(self._shape) + 1e-9 * np.eye(n)
         if slope_stiffness:
-            self._penalty += slope_stiffness / n * _sloping(shape)
-        self._coefficients = np.zeros(n)
+            self._penalty += slope_stiffness / n * _sloping(self._shape)
+        self._pattern = pattern
+        if pattern is not None:
+            self._rows = np.column_stack([self._rows, pattern[at].astype(np.float64)])
+            self._penalty = block_diag(self._penalty, PATTERN_RIDGE)
+        self._coefficients = np.zeros(self._rows.shape[1])
 
     @property
     def corrected(self) -> Doubles:
@@ -68,7 +80,8 @@ class FieldSpline:
 
     def set_level(self, value: float) -> None:
         """Start from a constant field."""
-        self._coefficients[:] = value
+        self._coefficients[:] = 0.0
+        self._coefficients[: int(np.prod(self._shape))] = value
 
     def fit(self, target: Doubles, weight: Doubles) -> None:
         """Bring the field to the log-signal less a target, by weighted least squares."""
@@ -80,11 +93,12 @@ class FieldSpline:
 
     def whole(self) -> Doubles:
         """The field at every voxel of the coarse grid."""
-        shape = [a.shape[1] for a in self._axes]
-        coefficients = self._coefficients.reshape(shape)
-        return np.asarray(
-            np.einsum("ai,bj,ck,ijk->abc", *self._axes, coefficients, optimize=True), np.float64
-        )
+        n = int(np.prod(self._shape))
+        spline = self._coefficients[:n].reshape(self._shape)
+        field = np.asarray(np.einsum("ai,bj,ck,ijk->abc", *self._axes, spline, optimize=True))
+        if self._pattern is not None:
+            field = field + self._coefficients[n] * self._pattern
+        return np.asarray(field, np.float64)
 
 
 def _basis(n: int, intervals: int) -> Doubles:

@@ -1,4 +1,4 @@
-"""One scale per station, so that neighbouring stations agree where they overlap."""
+"""One scale per station, so that neighbours agree where they overlap, and a tissue in all."""
 
 from __future__ import annotations
 
@@ -54,12 +54,15 @@ class StationScales:
     warnings: tuple[str, ...]
 
 
-def station_scales(placed: Sequence[Placed], order: Sequence[int]) -> StationScales:
-    """Scale stations from the centre outwards by the median ratio of signals in the overlaps.
+def station_scales(
+    placed: Sequence[Placed], order: Sequence[int], *, levels: Sequence[float | None] | None = None
+) -> StationScales:
+    """Scale stations so that they agree in their overlaps, and in the level of one tissue.
 
-    The ratio is the median of log-signal differences over voxels that are tissue in both
-    stations, so that it does not depend on which of the two comes first. A station whose overlap
-    holds no signal takes its inner neighbour's scale (relative scale 1), with a warning.
+    The ratio of two neighbours is the median of log-signal differences over voxels that are tissue
+    in both, so that it does not depend on which of the two comes first. An overlap that holds no
+    signal leaves its stations' relative scale at 1, with a warning. Errors of overlaps add up
+    from the centre outwards; where levels are given, both count the same, by least squares.
 
     Parameters
     ----------
@@ -67,34 +70,57 @@ def station_scales(placed: Sequence[Placed], order: Sequence[int]) -> StationSca
         Stations on one grid (for DWI: of the lowest b-value; the scales hold for all of them).
     order
         Indices of the stations along the stacking direction.
+    levels
+        Logarithm of the signal that each station has in a tissue that should be equally bright in
+        all of them; None where that is not known.
 
     References
     ----------
-    Ceranka et al. 2023, doi 10.1016/j.cmpb.2023.107811
+    Ceranka et al. 2023, doi 10.1016/j.cmpb.2023.107811; levels of a tissue are ours.
     """
     n = len(order)
-    levels = [tissue_level(station) for station in placed]
-    scales, voxels, warnings = [1.0] * n, [0] * n, []
+    cuts = [tissue_level(station) for station in placed]
+    known = [None] * n if levels is None else list(levels)
+    voxels, warnings = [0] * n, []
     centre = n // 2
     pairs = [(order[p], order[p + 1]) for p in range(centre, n - 1)]
     pairs += [(order[p], order[p - 1]) for p in range(centre, 0, -1)]
+    equations: list[tuple[dict[int, float], float]] = []
     for inner, outer in pairs:
-        ratios = _log_ratios(placed, inner, outer, levels)
-        if ratios.size < MIN_VOXELS:
-            scales[outer] = scales[inner]
+        ratios = _log_ratios(placed, inner, outer, cuts)
+        enough = ratios.size >= MIN_VOXELS
+        by_level = known[inner] is not None and known[outer] is not None
+        if enough:
+            voxels[outer] = int(ratios.size)
+        else:
+            instead = "by the level of a tissue alone" if by_level else "not"
             warnings.append(
                 f"stations {order.index(inner) + 1} and {order.index(outer) + 1}: "
                 f"{ratios.size} tissue voxels in their overlap, {MIN_VOXELS} needed; "
-                "their intensities were not matched"
+                f"their intensities were {instead} matched"
             )
-            continue
-        scales[outer] = scales[inner] * float(np.exp(np.median(ratios)))
-        voxels[outer] = int(ratios.size)
+        if enough or not by_level:
+            wanted = float(np.median(ratios)) if enough else 0.0
+            equations.append(({outer: 1.0, inner: -1.0}, wanted))
+    common = n  # the level that all stations are brought to
+    equations += [({i: 1.0, common: -1.0}, -v) for i, v in enumerate(known) if v is not None]
+    logs = _least_squares(equations, n + 1)
+    scales = [float(np.exp(logs[i] - logs[order[centre]])) for i in range(n)]
     mismatch = [
-        _mismatch(_log_ratios(placed, a, b, levels), scales[a] / scales[b])
+        _mismatch(_log_ratios(placed, a, b, cuts), scales[a] / scales[b])
         for a, b in pairwise(order)
     ]
     return StationScales(tuple(scales), tuple(voxels), tuple(mismatch), tuple(warnings))
+
+
+def _least_squares(
+    equations: Sequence[tuple[dict[int, float], float]], n: int
+) -> npt.NDArray[np.float64]:
+    """Unknowns that fit equations (factor by unknown, right side) best, and are small."""
+    matrix = np.zeros((len(equations), n))
+    for row, (factors, _) in zip(matrix, equations, strict=True):
+        row[list(factors)] = list(factors.values())
+    return np.asarray(np.linalg.lstsq(matrix, np.array([r for _, r in equations]), rcond=None)[0])
 
 
 def seam_mismatch(

@@ -8,7 +8,7 @@ all stations' muscle shares one histogram, as T1 does in :mod:`~osteosap.preproc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = ["biases_in_muscle"]
 
 Numbers = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 NEAR = 0.2
@@ -35,6 +36,10 @@ SMOOTH_MM = 1.3
 """Sigma of the Gaussian that takes the noise off T1."""
 LEAST_DENSITY, MOST_DENSITY = 0.4, 2.5
 """Pile-up that is undone; where the registration finds more, it is not to be trusted."""
+DEPTH_MM = 100.0
+"""Coils lie on the skin: the logarithm of their field may fall with depth, so much in so many."""
+DEPTH_VOXEL_MM = 6.0
+"""Voxel at which depth is measured, about."""
 
 
 def biases_in_muscle(
@@ -69,15 +74,34 @@ def biases_in_muscle(
     smooth = ndimage.gaussian_filter(t1.array[0], SMOOTH_MM / np.asarray(t1.spacing_mm))
     log_t1 = np.where(body & (smooth > 0), np.log(np.maximum(smooth, 1e-6)), -np.inf)
     muscle = np.abs(log_t1 - _peak(log_t1[::2, ::2, ::2], darkest=True)) < NEAR
-    masks, images = [], []
+    depth = _depth(body, t1)
+    masks, images, depths = [], [], []
     for volume, alignment in zip(lowest, alignments, strict=True):
         points, density, single = (alignment or DwiAlignment(np.eye(4))).undone(volume.grid)
         shape = volume.grid.shape
         masks.append((_at(muscle, t1, points) & single).reshape(shape))
         squeezed = np.clip(density, LEAST_DENSITY, MOST_DENSITY).reshape(shape)
         images.append(Volume.single(volume.array[0] * squeezed, volume.affine, "dwi"))
+        depths.append(depth(points).reshape(shape))
     masks = _of_one_adc(masks, adcs)
-    return estimate_biases(images, masks=masks, config=config.for_muscle())
+    return estimate_biases(images, masks=masks, patterns=depths, config=config.for_muscle())
+
+
+def _depth(body: Mask, t1: Volume) -> Callable[[Doubles], Floats]:
+    """How deep points (N, 3) lie below the surface of the body, in units of ``DEPTH_MM``."""
+    step = [max(1, round(DEPTH_VOXEL_MM / s)) for s in t1.spacing_mm]
+    coarse = body[:: step[0], :: step[1], :: step[2]]
+    beside = np.pad(coarse, ((1, 1), (1, 1), (0, 0)))  # the body goes on above and below
+    spacing = np.asarray(t1.spacing_mm) * step
+    mm = ndimage.distance_transform_edt(beside, sampling=spacing)[1:-1, 1:-1]
+    inverse = np.linalg.inv(t1.affine)
+
+    def at(points: Doubles) -> Floats:
+        index = (points @ inverse[:3, :3].T + inverse[:3, 3]) / step
+        found = ndimage.map_coordinates(mm, index.T, order=1, mode="nearest")
+        return np.asarray(found / DEPTH_MM, np.float32)
+
+    return at
 
 
 def _of_one_adc(masks: Sequence[Mask], adcs: Sequence[Floats]) -> list[Mask]:
@@ -103,7 +127,7 @@ def _peak(logs: Numbers, *, darkest: bool = False) -> float:
     return float(edges[best] + BIN / 2)
 
 
-def _at(mask: Mask, t1: Volume, points: npt.NDArray[np.float64]) -> Mask:
+def _at(mask: Mask, t1: Volume, points: Doubles) -> Mask:
     """A mask on T1 at points (N, 3); False outside."""
     inverse = np.linalg.inv(t1.affine)
     index = np.rint(points @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.intp)

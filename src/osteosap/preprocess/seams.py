@@ -45,6 +45,7 @@ def match_stations(
     job: Job,
     channel: str,
     grid: Grid | None = None,
+    levels: Sequence[float | None] | None = None,
 ) -> Match:
     """What makes corrected stations agree; seams are noted before, scaled, and after.
 
@@ -56,11 +57,13 @@ def match_stations(
         Name for the record.
     grid
         That they are placed on; None: the layout's.
+    levels
+        Log-signal of a tissue that should be equally bright in all stations, where it is known.
     """
     n = len(after)
     if n == 1:
         return Match((1.0,), (None,))
-    found = station_scales(after, layout.order)
+    found = station_scales(after, layout.order, levels=levels)
     first = seam_mismatch(before, layout.order, (1.0,) * n)
     scales = found.scales
     fields: Sequence[BiasField | None] = (None,) * n
@@ -69,9 +72,11 @@ def match_stations(
         job.step(f"match {channel} stations", "off in the settings")
     else:
         job.warn(*found.warnings)
+        known = sum(level is not None for level in levels or ())
+        by = f"by overlaps and the muscle of {known} stations" if known > 1 else "by overlaps"
         job.step(
             f"match {channel} stations",
-            "one scale a station, from the centre outwards, and fields that fade from the seams",
+            f"one scale a station, {by}, and fields that make overlaps agree",
             scales=[round(scales[i], 5) for i in layout.order],
         )
         fields = evening_fields(after, layout.order, scales, grid or layout.grid)

@@ -38,12 +38,16 @@ class T1Station:
         4x4, world to world in mm: how it was moved.
     scale
         Factor that makes it agree with its neighbours.
+    evening
+        What it is divided by besides, on the grid of the exam, so that seams vanish; None for
+        nothing.
     """
 
     volume: Volume
     bias: BiasField | None = None
     motion: Affine | None = None
     scale: float = 1.0
+    evening: BiasField | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,11 @@ def make_target(images: Sequence[StationImage], job: Job) -> Target:
         "stations_mm": planes.edges_mm(layout, [v.grid for v in raw]),
         **planes.spacing_mm,
     }
-    ordered = tuple(replace(stations[i], scale=match.scales[i]) for i in layout.order)
+    matched = [
+        replace(s, scale=scale, evening=field)
+        for s, scale, field in zip(stations, match.scales, match.fields, strict=True)
+    ]
+    ordered = tuple(matched[i] for i in layout.order)
     t1 = Volume.single(array, layout.grid.affine, "t1")
     return Target(t1, body, ordered, planes, pictures)
 
