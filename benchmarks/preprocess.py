@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -492,6 +493,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/preprocess.json"))
     parser.add_argument("--sites", default="abc")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="exams at once; the times of the steps then differ"
+    )
     parser.add_argument("--no-time", action="store_true", help="leave the timed commands out")
     parser.add_argument("--only-time", action="store_true", help="only the timed commands")
     options = parser.parse_args()
@@ -501,41 +505,28 @@ def main() -> None:
         "sites": {},
         "undistorted": {},
     }
+    sites = [] if options.only_time else list(options.sites)
+    pairs = [(site, seed) for site in sites for seed in SEEDS]
     everything: list[Measured] = []
-    for site in options.sites if not options.only_time else "":
-        of_site = []
-        for seed in SEEDS:
-            simulated = simulate_exam(config_of(site, seed))
-            with tempfile.TemporaryDirectory() as folder:
-                write_exam(simulated, Path(folder) / "dicom")
-                begun = time.monotonic()
-                reading = read_study(Path(folder) / "dicom")
-                seconds = {"read DICOM": round(time.monotonic() - begun, 1)}
-            right, n_series = roles_right(reading, simulated)
-            exam, steps = timed_chain(reading.images)
-            plain = assemble_exam(reading.images, OFF)
-            measured = measure(simulated, plain, exam)
-            of_site.append(measured)
-            content["exams"].append(
-                {
-                    "site": site,
-                    "seed": seed,
-                    "series_right": [right, n_series],
-                    "b_values_right": b_values_right(reading, simulated),
-                    "seconds": seconds | steps,
-                    "warnings": list(exam.warnings),
-                    "rows": summary([measured]),
-                }
-            )
+    with ProcessPoolExecutor(options.processes) as pool:
+        still = pool.map(undistorted, sites)
+        for (site, _), (measured, exam) in zip(
+            pairs, pool.map(one_exam, *zip(*pairs, strict=True)) if pairs else [], strict=True
+        ):
+            everything.append(measured)
+            content["exams"].append(exam)
             print(
-                f"\n## site {site}, seed {seed}: series {right} of {n_series} right, "
-                f"b-values {b_values_right(reading, simulated)}\n{seconds | steps}"
+                f"\n## site {site}, seed {exam['seed']}: series {exam['series_right']} right, "
+                f"b-values {exam['b_values_right']}\n{exam['seconds']}"
             )
-            print(markdown(summary([measured])), flush=True)
-        everything += of_site
-        content["undistorted"][site] = undistorted(site)
-        print(f"site {site}, no distortion and no shift: {content['undistorted'][site]}")
+            print(markdown(exam["rows"]), flush=True)
+        for site, found in zip(sites, still, strict=True):
+            content["undistorted"][site] = found
+            print(f"site {site}, no distortion and no shift: {found}")
+    for site in sites:
+        of_site = [m for m, (s, _) in zip(everything, pairs, strict=True) if s == site]
         content["sites"][site] = summary(of_site)
+        print(f"\n## site {site}\n" + markdown(content["sites"][site]))
     if everything:
         content["all"] = summary(everything)
         print("\n## all exams\n" + markdown(content["all"]))
@@ -544,6 +535,28 @@ def main() -> None:
     content["versions"] = software_versions()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def one_exam(site: str, seed: int) -> tuple[Measured, dict[str, Any]]:
+    """Simulate, write, read, preprocess and measure one exam."""
+    simulated = simulate_exam(config_of(site, seed))
+    with tempfile.TemporaryDirectory() as folder:
+        write_exam(simulated, Path(folder) / "dicom")
+        begun = time.monotonic()
+        reading = read_study(Path(folder) / "dicom")
+        seconds = {"read DICOM": round(time.monotonic() - begun, 1)}
+    exam, steps = timed_chain(reading.images)
+    plain = assemble_exam(reading.images, OFF)
+    measured = measure(simulated, plain, exam)
+    return measured, {
+        "site": site,
+        "seed": seed,
+        "series_right": roles_right(reading, simulated),
+        "b_values_right": b_values_right(reading, simulated),
+        "seconds": seconds | steps,
+        "warnings": list(exam.warnings),
+        "rows": summary([measured]),
+    }
 
 
 def timed_commands() -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from osteosap.geometry import Grid, make_affine
+from osteosap.preprocess import muscle
 from osteosap.preprocess.alignment import DwiAlignment
 from osteosap.preprocess.bias import BiasConfig
 from osteosap.preprocess.muscle import biases_in_muscle
@@ -46,8 +47,11 @@ def pushed(y, z, z_mm, mm):
     return y + mm * np.sin(y / 60) * np.cos((z - z_mm) / 80)
 
 
-def station(z_mm, seed, *, mm=0.0):
-    """Lowest b, ADC, coils and alignment of one DWI station; signal is conserved by the push."""
+def station(z_mm, seed, *, mm=0.0, surface=0.0):
+    """Lowest b, ADC, coils and alignment of one DWI station; signal is conserved by the push.
+
+    ``surface`` is by how much the logarithm of the coils' field is higher at the skin.
+    """
     grid = grid_at(z_mm)
     x, y, z = places(grid)
     source = y.copy()
@@ -57,6 +61,7 @@ def station(z_mm, seed, *, mm=0.0):
     tissue = labels(x, source, z)
     a, b, c = np.random.default_rng(seed).uniform(-1, 1, 3)
     field = np.exp(0.25 * (a * np.sin(x / 120) + b * np.cos(z / 110) + c * y / 110))
+    field *= np.exp(surface * np.exp(-120 * np.clip(1 - np.hypot(x / 155, y / 110), 0, 1) / 40))
     image = of(DWI, tissue) * field / stretch
     noisy = image + np.random.default_rng(seed + 9).normal(scale=4.0, size=SHAPE)
     lowest = Volume.single(np.abs(noisy).astype(np.float32), grid.affine, "dwi")
@@ -83,9 +88,9 @@ def left_in_muscle(stations, *, aligned=True):
     assert not any(f.reason for f in found)
     pairs = []
     for volume, tissue, truth, field in zip(lowest, tissues, truths, found, strict=True):
-        muscle = tissue == MUSCLE
+        inside = tissue == MUSCLE
         left = truth / field.on(volume.grid)
-        pairs.append((variation(truth[muscle]), variation(left[muscle])))
+        pairs.append((variation(truth[inside]), variation(left[inside])))
     return np.array(pairs)
 
 
@@ -93,6 +98,24 @@ def left_in_muscle(stations, *, aligned=True):
 def test_the_coils_are_found_under_pile_up_and_beside_other_tissue(mm):
     before, after = left_in_muscle([station(0.0, 1, mm=mm), station(150.0, 2, mm=mm)]).T
     assert (after < 0.4 * before).all()
+
+
+def test_coils_on_the_skin_are_found_by_the_depth_below_it(monkeypatch):
+    stations = [station(0.0, 1, surface=0.8), station(150.0, 2, surface=0.8)]
+    right = left_in_muscle(stations)
+    monkeypatch.setattr(muscle, "_depth", lambda *_: lambda points: np.zeros(len(points), "f4"))
+    wrong = left_in_muscle(stations)
+    assert (right[:, 1] < 0.3 * right[:, 0]).all()
+    assert right[:, 1].mean() < 0.8 * wrong[:, 1].mean()
+
+
+def test_the_level_of_muscle_is_what_is_left_without_the_field():
+    (lowest, adc, alignment, tissue, _), other = station(0.0, 1), station(150.0, 2)
+    found = biases_in_muscle(
+        [lowest, other[0]], [adc, other[1]], [alignment, other[2]], target(), config=BiasConfig()
+    )
+    left = lowest.array[0] / found[0].on(lowest.grid)
+    assert found[0].level == pytest.approx(np.log(np.median(left[tissue == MUSCLE])), abs=0.02)
 
 
 def test_without_the_displacement_pile_up_is_taken_for_coils():

@@ -76,3 +76,42 @@ def test_a_block_longer_than_the_overlap_is_cut_to_it():
 
 def test_one_station_has_no_seam():
     assert seam_mismatch(pair()[:1], (0,), (1.0,)) == ()
+
+
+def test_levels_of_a_tissue_that_agree_with_the_overlap_change_nothing():
+    scales = station_scales(pair(gain=2.0), (0, 1), levels=[0.0, np.log(2.0)]).scales
+    assert scales == pytest.approx((2.0, 1.0), rel=1e-6)
+
+
+def test_levels_that_disagree_with_the_overlap_are_met_half_way():
+    placed = pair(gain=2.0)
+    lower = station_scales(placed, (0, 1), levels=[0.0, np.log(3.0)]).scales[0]
+    assert lower == pytest.approx(np.exp((np.log(2.0) + np.log(3.0) / 2) / 1.5), rel=1e-6)
+
+
+def test_a_single_level_says_nothing():
+    scales = station_scales(pair(gain=2.0), (0, 1), levels=[0.7, None]).scales
+    assert scales == pytest.approx((2.0, 1.0), rel=1e-6)
+
+
+def test_stations_without_signal_in_their_overlap_are_matched_by_levels():
+    placed = pair(tissue=False)
+    found = station_scales(placed, (0, 1), levels=[0.0, np.log(3.0)])
+    assert found.scales == pytest.approx((3.0, 1.0), rel=1e-6)
+    assert "by the level of a tissue alone" in found.warnings[0]
+    assert station_scales(placed, (0, 1)).scales == (1.0, 1.0)
+
+
+def test_errors_of_overlaps_do_not_add_up_where_muscle_is_known():
+    body = np.full((30, 30, 60), 100.0, np.float32)
+    weight = np.ones((1, 1, 1), np.float32)
+    stations = [body[..., 20 * n : 20 * n + 24].copy() for n in range(3)]
+    for lower in stations[:-1]:
+        lower[..., 20:] *= 0.8  # what the end of a magnet does
+    for one in stations:
+        one[:4] = 2.0
+    placed = [Placed(one, weight, (0, 0, 20 * n)) for n, one in enumerate(stations)]
+    alone = station_scales(placed, (0, 1, 2)).scales
+    known = station_scales(placed, (0, 1, 2), levels=[np.log(100.0)] * 3).scales
+    assert alone[0] / alone[2] == pytest.approx(1 / 0.8**2, rel=0.01)
+    assert known[0] / known[2] == pytest.approx(1 / 0.8, rel=0.01)

@@ -27,6 +27,8 @@ UNDO_DAMPING = 0.7
 """... of this share of what is missing ..."""
 UNDONE_MM = 0.5
 """... which has found it if its last step was shorter."""
+UNDO_SPACING_MM = 6.0
+"""Voxel on which it is searched."""
 
 
 @dataclass(frozen=True)
@@ -140,20 +142,30 @@ class DwiAlignment:
         single
             Whether the displacement can be undone there.
         """
-        index = np.indices(grid.shape, dtype=np.float64).reshape(3, -1).T
-        seen = index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-        back = np.linalg.inv(self.rigid)
-        place, n = seen, len(seen)
-        density, single = np.ones(n, np.float32), np.ones(n, bool)
+        seen, back = _points(grid), np.linalg.inv(self.rigid)
+        density, single = np.ones(len(seen), np.float32), np.ones(len(seen), bool)
+        place = seen
         if self.displacement_mm is not None and self.displacement_grid is not None:
-            fields = self.displacement_mm
-            for _ in range(UNDO_STEPS):
-                moves = [self._at(place, d) if d.any() else np.zeros(n) for d in fields]
-                step = UNDO_DAMPING * (seen - np.stack(moves, axis=1) - place)
-                place = place + step
-            single = np.abs(step).max(axis=1) < UNDONE_MM
-            density = self._at(place, self._stretch()).astype(np.float32)
+            found = self._undone_on(_coarser(grid))
+            moves, density, single = (_between(values, grid) for values in found)
+            place = seen + moves.reshape(3, -1).T
+            density, single = density.ravel(), single.ravel() > 0.5
         return place @ back[:3, :3].T + back[:3, 3], density, single
+
+    def _undone_on(self, grid: Grid) -> list[tuple[Floats, Grid]]:
+        """Way back to where the signal comes from (3, I, J, K), factor, and whether it is one."""
+        assert self.displacement_mm is not None
+        seen = place = _points(grid)
+        for _ in range(UNDO_STEPS):
+            moves = [
+                self._at(place, d) if d.any() else np.zeros(len(seen)) for d in self.displacement_mm
+            ]
+            step = UNDO_DAMPING * (seen - np.stack(moves, axis=1) - place)
+            place = place + step
+        single = np.abs(step).max(axis=1) < UNDONE_MM
+        density = self._at(place, self._stretch())
+        values = ((place - seen).T.reshape(3, *grid.shape), density, single)
+        return [(np.asarray(v.reshape(-1, *grid.shape), np.float32), grid) for v in values]
 
     def _at(self, points: npt.NDArray[np.float64], values: Numbers) -> npt.NDArray[np.float64]:
         """Values on the displacement's grid at points (N, 3) of the DWI's world."""
@@ -200,3 +212,34 @@ class DwiAlignment:
                 output=np.float64,
             )
         return index
+
+
+def _points(grid: Grid) -> npt.NDArray[np.float64]:
+    """Centres of the voxels (N, 3), RAS mm, in C order."""
+    index = np.indices(grid.shape, dtype=np.float64).reshape(3, -1).T
+    return np.asarray(index @ grid.affine[:3, :3].T + grid.affine[:3, 3])
+
+
+def _coarser(grid: Grid) -> Grid:
+    """A grid over the same box on which a smooth displacement loses nothing."""
+    i, j, k = (max(float(s), UNDO_SPACING_MM) for s in grid.spacing_mm)
+    return grid.with_spacing((i, j, k))
+
+
+def _between(values: tuple[Floats, Grid], grid: Grid) -> Floats:
+    """Maps (N, I, J, K) of a coarser grid over the same box, linearly on the finer one."""
+    maps, coarse = values
+    matrix = np.linalg.inv(coarse.affine) @ grid.affine
+    return np.stack(
+        [
+            ndimage.affine_transform(
+                one,
+                np.diag(matrix[:3, :3]),
+                offset=matrix[:3, 3],
+                output_shape=grid.shape,
+                order=1,
+                mode="nearest",
+            )
+            for one in maps
+        ]
+    )
