@@ -76,7 +76,7 @@ def test_weights_that_end_at_the_skin_change_nothing_inside():
     plain, masked = (evening_fields(p, (0, 1), (1.0, 1.0), GRID) for p in (placed, cut))
     for one, other in zip(plain, masked, strict=True):
         np.testing.assert_allclose(
-            one.on(GRID)[15:45, 12:28], other.on(GRID)[15:45, 12:28], atol=0.01
+            one.on(GRID)[15:45, 12:28], other.on(GRID)[15:45, 12:28], atol=0.015
         )
 
 
@@ -86,10 +86,10 @@ def test_what_scales_already_mend_needs_no_field():
         assert np.abs(field.log_field).max() < 1e-3
 
 
-def test_detail_of_anatomy_is_not_evened():
-    shade = np.where(np.arange(60) % 4 < 2, 1.3, 1 / 1.3)[:, None, None]  # 8 mm stripes
+def test_detail_as_fine_as_a_voxel_is_not_evened():
+    shade = np.where(np.arange(60) % 2 < 1, 1.3, 1 / 1.3)[:, None, None]  # 4 mm stripes
     for field in evening_fields(two_stations(shade), (0, 1), (1.0, 1.0), GRID):
-        assert np.abs(field.on(GRID)[10:50, 10:30] - 1).max() < 0.08
+        assert np.abs(field.on(GRID)[10:50, 10:30] - 1).max() < 0.03
 
 
 @pytest.mark.parametrize("gap", [0, 4])

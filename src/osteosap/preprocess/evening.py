@@ -28,8 +28,9 @@ Box = tuple[slice, slice, slice]
 
 SPACING_MM = 4.0
 """Voxel of the fields."""
-SMOOTH_MM = 6.0
-"""Sigma of the Gaussian that the log-ratio is smoothed by: no detail of anatomy is evened."""
+SMOOTH_MM = 4.0
+"""Sigma of the Gaussian that the log-ratio is smoothed by: a voxel of DWI, so that noise is not
+evened. What is smooth is blended the same whatever it is."""
 PRIOR = 0.02
 """Share of tissue at which the smoothed log-ratio is held half way to 0."""
 MOST = 1.0
