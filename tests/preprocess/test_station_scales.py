@@ -83,10 +83,17 @@ def test_levels_of_a_tissue_that_agree_with_the_overlap_change_nothing():
     assert scales == pytest.approx((2.0, 1.0), rel=1e-6)
 
 
-def test_levels_that_disagree_with_the_overlap_are_met_half_way():
+def test_an_overlap_and_two_levels_that_disagree_are_three_equations():
     placed = pair(gain=2.0)
-    lower = station_scales(placed, (0, 1), levels=[0.0, np.log(3.0)]).scales[0]
-    assert lower == pytest.approx(np.exp((np.log(2.0) + np.log(3.0) / 2) / 1.5), rel=1e-6)
+    lower = station_scales(placed, (0, 1), levels=[0.0, np.log(2.6)]).scales[0]
+    assert lower == pytest.approx(np.exp((np.log(2.0) + np.log(2.6) / 2) / 1.5), rel=1e-6)
+
+
+def test_levels_belong_to_stations_in_whatever_order_they_lie():
+    placed = pair(gain=2.0)
+    forth = station_scales(placed, (0, 1), levels=[0.0, np.log(2.6)]).scales
+    back = station_scales(placed[::-1], (1, 0), levels=[np.log(2.6), 0.0]).scales
+    assert back[1] / back[0] == pytest.approx(forth[0] / forth[1], rel=1e-6)
 
 
 def test_a_single_level_says_nothing():
@@ -97,9 +104,36 @@ def test_a_single_level_says_nothing():
 def test_stations_without_signal_in_their_overlap_are_matched_by_levels():
     placed = pair(tissue=False)
     found = station_scales(placed, (0, 1), levels=[0.0, np.log(3.0)])
-    assert found.scales == pytest.approx((3.0, 1.0), rel=1e-6)
-    assert "by the level of a tissue alone" in found.warnings[0]
+    assert found.scales == pytest.approx((3.0, 1.0), rel=1e-4)
+    assert "not matched there" in found.warnings[0]
     assert station_scales(placed, (0, 1)).scales == (1.0, 1.0)
+
+
+def row(n, *, dark=()):
+    """Stations in a row that agree; overlaps whose signal is gone."""
+    body = np.full((30, 30, 20 * n + 4), 100.0, np.float32)
+    body[:4] = 2.0
+    for k in dark:
+        body[..., 20 * k + 20 : 20 * k + 24] = 2.0
+    weight = np.ones((1, 1, 1), np.float32)
+    return [
+        Placed(body[..., 20 * k : 20 * k + 24].copy(), weight, (0, 0, 20 * k)) for k in range(n)
+    ]
+
+
+def test_an_overlap_without_signal_pulls_at_nothing():
+    levels = [np.log(100.0), None, np.log(120.0)]
+    scales = station_scales(row(3, dark=[1]), (0, 1, 2), levels=levels).scales
+    assert scales[0] == pytest.approx(scales[1], rel=1e-4)
+    assert scales[2] == pytest.approx(scales[0] / 1.2, rel=1e-4)
+
+
+def test_a_level_far_from_what_overlaps_say_is_left_out_and_told():
+    levels = [np.log(100.0)] * 4 + [np.log(200.0)]
+    found = station_scales(row(5), range(5), levels=levels)
+    assert found.scales == pytest.approx([1.0] * 5, rel=1e-6)
+    assert "station 5: the level of its muscle is 100% off" in found.warnings[0]
+    assert not station_scales(row(5), range(5), levels=[np.log(100.0)] * 5).warnings
 
 
 def test_errors_of_overlaps_do_not_add_up_where_muscle_is_known():

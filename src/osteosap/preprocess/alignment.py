@@ -221,7 +221,7 @@ def _points(grid: Grid) -> npt.NDArray[np.float64]:
 
 
 def _coarser(grid: Grid) -> Grid:
-    """A grid over the same box on which a smooth displacement loses nothing."""
+    """A grid over the same box, fine enough for a smooth displacement but at its outer faces."""
     i, j, k = (max(float(s), UNDO_SPACING_MM) for s in grid.spacing_mm)
     return grid.with_spacing((i, j, k))
 

@@ -53,7 +53,8 @@ class DwiStation:
     alignment
         How it lies to T1; None: by scanner coordinates.
     muscle_level
-        Logarithm of the signal of its muscle on the lowest b-value; None where it is not known.
+        Logarithm of the signal of its muscle on the lowest b-value, bias off and pile-up undone;
+        None where it is not known.
     scale
         Factor that makes its images agree with its neighbours.
     evening

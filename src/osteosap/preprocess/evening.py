@@ -2,9 +2,9 @@
 
 One scale a station leaves what coils and the ends of the magnet do to each of two stations in their
 overlap. The smooth part of their log-ratio there is taken off both, each by as much as the other
-counts when they are blended: at its end, where a station is worst, it follows its neighbour, and
-where only one of them reaches nothing changes. So no step is left, and the blend is (but for a mean
-of logarithms) what blending alone would have made of what is smooth.
+counts when the two are blended: at its end, where a station is worst, it follows its neighbour.
+The blend stays what it is, but for a mean of logarithms in place of a mean; what two stations still
+differ by is detail, of movement or distortion. (Where three stations overlap, it is not all gone.)
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Box = tuple[slice, slice, slice]
 SPACING_MM = 4.0
 """Voxel of the fields."""
 SMOOTH_MM = 4.0
-"""Sigma of the Gaussian that the log-ratio is smoothed by: a voxel of DWI, so that noise is not
-evened. What is smooth is blended the same whatever it is."""
+"""Sigma of the Gaussian that the log-ratio is smoothed by, a voxel of DWI: what of a difference
+counts as smooth, and not as detail or noise."""
 PRIOR = 0.02
 """Share of tissue at which the smoothed log-ratio is held half way to 0."""
 MOST = 1.0
@@ -127,7 +127,10 @@ def _share_of_other(one: Placed, other: Placed, grid: Grid) -> Floats:
     if (total > 0).all() or not total.any():
         return np.asarray(share)
     nearest = ndimage.distance_transform_edt(
-        total == 0, sampling=SPACING_MM, return_distances=False, return_indices=True
+        total == 0,
+        sampling=np.asarray(grid.spacing_mm) * step,
+        return_distances=False,
+        return_indices=True,
     )
     return np.asarray(share[tuple(nearest)])
 

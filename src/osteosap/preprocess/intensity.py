@@ -25,8 +25,15 @@ __all__ = [
 
 Floats = npt.NDArray[np.float32]
 
+Equation = tuple[dict[int, float], float]
+"""Factor by unknown, and what their sum should be."""
+
 MIN_VOXELS = 50
 """Fewest tissue voxels of an overlap that give a ratio."""
+MOST_OFF = 0.3
+"""Logarithm by which the level of a tissue may be off what the overlaps say."""
+NEXT_TO_NOTHING = 1e-3
+"""Factor of an equation that decides only where no other does."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +45,14 @@ class StationScales:
     scales
         Factor of every station; 1 for the central one.
     voxels
-        Tissue voxels in the overlap that set each station's scale; 0 for the central one and
-        where there was no signal.
+        Tissue voxels in the overlap with each station's inner neighbour; 0 for the central one
+        and where there was no signal.
     mismatch
         For each neighbouring pair in order: median absolute relative difference in the overlap
         after scaling, voxel by voxel, noise included; NaN where there was no signal. See
         :func:`seam_mismatch` for one without noise.
     warnings
-        Overlaps without signal.
+        Overlaps without signal, and levels that were left out.
     """
 
     scales: tuple[float, ...]
@@ -60,9 +67,10 @@ def station_scales(
     """Scale stations so that they agree in their overlaps, and in the level of one tissue.
 
     The ratio of two neighbours is the median of log-signal differences over voxels that are tissue
-    in both, so that it does not depend on which of the two comes first. An overlap that holds no
-    signal leaves its stations' relative scale at 1, with a warning. Errors of overlaps add up
-    from the centre outwards; where levels are given, both count the same, by least squares.
+    in both, so that it does not depend on which of the two comes first. Errors of overlaps add up
+    from station to station; where levels are given, every overlap and every level is one equation
+    of least squares. An overlap that holds no signal says nothing, with a warning; where nothing
+    else links its stations, their relative scale is 1.
 
     Parameters
     ----------
@@ -72,7 +80,8 @@ def station_scales(
         Indices of the stations along the stacking direction.
     levels
         Logarithm of the signal that each station has in a tissue that should be equally bright in
-        all of them; None where that is not known.
+        all of them; None where that is not known. One that is far from what the overlaps say is
+        left out, with a warning.
 
     References
     ----------
@@ -80,31 +89,33 @@ def station_scales(
     """
     n = len(order)
     cuts = [tissue_level(station) for station in placed]
-    known = [None] * n if levels is None else list(levels)
     voxels, warnings = [0] * n, []
     centre = n // 2
     pairs = [(order[p], order[p + 1]) for p in range(centre, n - 1)]
     pairs += [(order[p], order[p - 1]) for p in range(centre, 0, -1)]
-    equations: list[tuple[dict[int, float], float]] = []
+    overlaps: list[Equation] = []
     for inner, outer in pairs:
         ratios = _log_ratios(placed, inner, outer, cuts)
-        enough = ratios.size >= MIN_VOXELS
-        by_level = known[inner] is not None and known[outer] is not None
-        if enough:
-            voxels[outer] = int(ratios.size)
-        else:
-            instead = "by the level of a tissue alone" if by_level else "not"
+        if ratios.size < MIN_VOXELS:
+            overlaps.append(({outer: NEXT_TO_NOTHING, inner: -NEXT_TO_NOTHING}, 0.0))
             warnings.append(
                 f"stations {order.index(inner) + 1} and {order.index(outer) + 1}: "
                 f"{ratios.size} tissue voxels in their overlap, {MIN_VOXELS} needed; "
-                f"their intensities were {instead} matched"
+                "their intensities were not matched there"
             )
-        if enough or not by_level:
-            wanted = float(np.median(ratios)) if enough else 0.0
-            equations.append(({outer: 1.0, inner: -1.0}, wanted))
+            continue
+        overlaps.append(({outer: 1.0, inner: -1.0}, float(np.median(ratios))))
+        voxels[outer] = int(ratios.size)
+    told = np.count_nonzero(voxels) == n - 1  # otherwise only levels link some stations
+    known, far = _believed(levels or (), _least_squares(overlaps, n) if told else None)
+    warnings += [
+        f"station {order.index(i) + 1}: the level of its muscle is {np.expm1(abs(v)):.0%} off what "
+        "the overlaps say, and was not used to match it"
+        for i, v in sorted(far.items())
+    ]
     common = n  # the level that all stations are brought to
-    equations += [({i: 1.0, common: -1.0}, -v) for i, v in enumerate(known) if v is not None]
-    logs = _least_squares(equations, n + 1)
+    equations = [({i: 1.0, common: -1.0}, -level) for i, level in known.items()]
+    logs = _least_squares(overlaps + equations, n + 1)
     scales = [float(np.exp(logs[i] - logs[order[centre]])) for i in range(n)]
     mismatch = [
         _mismatch(_log_ratios(placed, a, b, cuts), scales[a] / scales[b])
@@ -113,9 +124,20 @@ def station_scales(
     return StationScales(tuple(scales), tuple(voxels), tuple(mismatch), tuple(warnings))
 
 
-def _least_squares(
-    equations: Sequence[tuple[dict[int, float], float]], n: int
-) -> npt.NDArray[np.float64]:
+def _believed(
+    levels: Sequence[float | None], by_overlaps: npt.NDArray[np.float64] | None
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Known levels by station; and by how much those that are left out are off the overlaps."""
+    known = {i: level for i, level in enumerate(levels) if level is not None}
+    if by_overlaps is None:
+        return known, {}
+    scaled = {i: float(by_overlaps[i]) + level for i, level in known.items()}
+    usual = float(np.median(list(scaled.values()))) if scaled else 0.0
+    far = {i: v - usual for i, v in scaled.items() if abs(v - usual) > MOST_OFF}
+    return {i: level for i, level in known.items() if i not in far}, far
+
+
+def _least_squares(equations: Sequence[Equation], n: int) -> npt.NDArray[np.float64]:
     """Unknowns that fit equations (factor by unknown, right side) best, and are small."""
     matrix = np.zeros((len(equations), n))
     for row, (factors, _) in zip(matrix, equations, strict=True):

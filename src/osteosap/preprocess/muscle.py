@@ -37,7 +37,7 @@ SMOOTH_MM = 1.3
 LEAST_DENSITY, MOST_DENSITY = 0.4, 2.5
 """Pile-up that is undone; where the registration finds more, it is not to be trusted."""
 DEPTH_MM = 100.0
-"""Coils lie on the skin: the logarithm of their field may fall with depth, so much in so many."""
+"""Unit of depth. Coils lie on the skin: the logarithm of a field may change in proportion to it."""
 DEPTH_VOXEL_MM = 6.0
 """Voxel at which depth is measured, about."""
 
@@ -91,9 +91,12 @@ def _depth(body: Mask, t1: Volume) -> Callable[[Doubles], Floats]:
     """How deep points (N, 3) lie below the surface of the body, in units of ``DEPTH_MM``."""
     step = [max(1, round(DEPTH_VOXEL_MM / s)) for s in t1.spacing_mm]
     coarse = body[:: step[0], :: step[1], :: step[2]]
-    beside = np.pad(coarse, ((1, 1), (1, 1), (0, 0)))  # the body goes on above and below
+    along = int(np.abs(t1.affine[2, :3] / t1.spacing_mm).argmax())  # the body goes on there
+    rim = [0 if axis == along else 1 for axis in range(3)]
+    inner = tuple(slice(r, n + r) for r, n in zip(rim, coarse.shape, strict=True))
     spacing = np.asarray(t1.spacing_mm) * step
-    mm = ndimage.distance_transform_edt(beside, sampling=spacing)[1:-1, 1:-1]
+    beside = np.pad(coarse, [(r, r) for r in rim])
+    mm = ndimage.distance_transform_edt(beside, sampling=spacing)[inner]
     inverse = np.linalg.inv(t1.affine)
 
     def at(points: Doubles) -> Floats:

@@ -47,7 +47,10 @@ def match_stations(
     grid: Grid | None = None,
     levels: Sequence[float | None] | None = None,
 ) -> Match:
-    """What makes corrected stations agree; seams are noted before, scaled, and after.
+    """What makes corrected stations agree; seams are noted before, after, and evened.
+
+    What is left after bias, place and scale is the seam. The fields that even it are made from the
+    very overlaps: what differs then is detail, and the blend of the stations is nearly the same.
 
     Parameters
     ----------
@@ -58,7 +61,7 @@ def match_stations(
     grid
         That they are placed on; None: the layout's.
     levels
-        Log-signal of a tissue that should be equally bright in all stations, where it is known.
+        Log-signal of muscle, which should be equally bright in all stations, where it is known.
     """
     n = len(after)
     if n == 1:
@@ -90,8 +93,8 @@ def match_stations(
                 "pair": [lower + 1, upper + 1],
                 "overlap_mm": round(layout.overlaps_mm[pair], 2),
                 "mismatch_before": number(first[pair]),
-                "mismatch_scaled": number(scaled[pair]),
-                "mismatch_after": number(last[pair]),
+                "mismatch_after": number(scaled[pair]),
+                "mismatch_evened": number(last[pair]),
             }
         )
     return match
