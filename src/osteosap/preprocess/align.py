@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,7 +76,11 @@ class StationMove:
 
 
 def align_stations(
-    volumes: Sequence[Volume], layout: StationLayout, *, config: AlignConfig
+    volumes: Sequence[Volume],
+    layout: StationLayout,
+    *,
+    config: AlignConfig,
+    threads: int | None = 1,
 ) -> tuple[StationMove, ...]:
     """Move every station onto its inner neighbour, from the central station outwards.
 
@@ -88,6 +94,8 @@ def align_stations(
         Their order and overlaps.
     config
         Settings.
+    threads
+        Pairs worked on at once; None: as many as there are cores. The result is the same.
 
     Returns
     -------
@@ -107,9 +115,14 @@ def align_stations(
     }
     outwards = [(n - 1, n) for n in range(central + 1, len(order))]
     outwards += [(n + 1, n) for n in range(central - 1, -1, -1)]
-    for inner, outer in outwards:
-        overlap = layout.overlaps_mm[min(inner, outer)]
-        found = _move_onto(volumes[order[inner]], volumes[order[outer]], overlap, config=config)
+
+    def onto(pair: tuple[int, int]) -> StationMove:
+        inner, outer = (volumes[order[n]] for n in pair)
+        return _move_onto(inner, outer, layout.overlaps_mm[min(pair)], config=config)
+
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        moved = list(pool.map(onto, outwards))
+    for (inner, outer), found in zip(outwards, moved, strict=True):
         carried = moves[order[inner]].motion @ found.motion
         moves[order[outer]] = StationMove(
             carried, found.accepted, found.before, found.after, found.shift_mm, found.reason

@@ -29,7 +29,7 @@ from osteosap.preprocess.record import Job, number
 from osteosap.preprocess.register import coverage_of, register_station, require_coverage
 from osteosap.preprocess.seams import match_stations
 from osteosap.preprocess.stations import StationLayout, lay_out
-from osteosap.preprocess.stitch import blend
+from osteosap.preprocess.stitch import Placed, blend
 from osteosap.preprocess.target import Target
 
 __all__ = ["Diffusion", "DwiStation", "bring_dwi_to_t1", "view_of"]
@@ -180,7 +180,10 @@ def _matched(
 ) -> tuple[list[DwiStation], Floats]:
     """Stations with their scales, the same for all b-values, and the lowest one stitched."""
     before, after = (
-        [s.place(s.lowest.array[0], target.grid) for s in some] for some in (raw, stations)
+        job.each(
+            "match the stations of DWI", lambda s: s.place(s.lowest.array[0], target.grid), some
+        )
+        for some in (raw, stations)
     )
     inside = [
         [replace(p, weight=np.asarray(p.weight * target.body[p.box])) for p in placed]
@@ -211,18 +214,21 @@ def _b1000(
     shape, scales = target.grid.shape, [s.scale for s in stations]
     if choice.source != "computed":
         b = choice.b_value_s_per_mm2
-        acquired = [
-            evened(s.place(s.images[b].array[0], target.grid), s.evening, target.grid)
-            for s in stations
-        ]
-        return blend(acquired, shape, scales=scales)
-    placed = []
-    for station in stations:
+
+        def acquired(station: DwiStation) -> Placed:
+            shown = station.place(station.images[b].array[0], target.grid)
+            return evened(shown, station.evening, target.grid)
+
+        return blend(job.each("stitch b1000", acquired, stations), shape, scales=scales)
+
+    def computed(station: DwiStation) -> Placed:
         if station.adc is None or station.s0 is None:  # choose_b1000 says computed only with a fit
             raise AssertionError("b1000 cannot be computed without a fit")
         image = compute_b(station.adc, station.s0, TARGET_B)
         shown = station.place_masked(image, station.s0 > 0, target.grid)
-        placed.append(evened(shown, station.evening, target.grid))
+        return evened(shown, station.evening, target.grid)
+
+    placed = job.each("stitch b1000", computed, stations)
     return blend(placed, shape, scales=scales) * target.body
 
 
@@ -250,11 +256,10 @@ def _adc(
             "ADC columns will be empty"
         )
         return None, {"source": "none"}
-    placed = [
-        s.place_masked(s.adc, s.s0 > 0, target.grid)
-        for s in stations
-        if s.adc is not None and s.s0 is not None
-    ]
+    fits = [(s, s.adc, s.s0) for s in stations if s.adc is not None and s.s0 is not None]
+    placed = job.each(
+        "stitch the ADC", lambda fit: fit[0].place_masked(fit[1], fit[2] > 0, target.grid), fits
+    )
     adc = blend(placed, target.grid.shape) * target.body
     origin = {
         "source": "fit",

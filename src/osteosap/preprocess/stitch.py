@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float32]
 
 ALIGNED = 0.05
 """A station within this many voxels of the lattice is copied, not interpolated."""
+ALONG = 1e-6
+"""Voxels by which a station's slice may change along an axis of the grid and still be the same."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,11 @@ def _place_through(
 def _weight_on(part: Grid, volume: Volume, axis: int) -> Floats:
     """Feather weights of a station on a grid of any orientation, 0 outside the station."""
     matrix: Affine = np.linalg.inv(volume.affine) @ part.affine
-    i, j, k = (matrix[axis, c] * np.arange(n, dtype=np.float64) for c, n in enumerate(part.shape))
-    place = i[:, None, None] + j[None, :, None] + (k + matrix[axis, 3])[None, None, :]
+    place: npt.NDArray[np.float64] = np.full((1, 1, 1), matrix[axis, 3])
+    for c, n in enumerate(part.shape):
+        if abs(matrix[axis, c]) * n > ALONG:  # else the station's slices are those of the grid
+            shape = [1, 1, 1]
+            shape[c] = n
+            place = place + (matrix[axis, c] * np.arange(n, dtype=np.float64)).reshape(shape)
     weight = _feather(place, volume.array.shape[1 + axis]) * volume.spacing_mm[axis]
     return np.asarray(weight * inside_of(volume.grid, part), np.float32)

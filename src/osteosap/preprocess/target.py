@@ -158,7 +158,7 @@ def _aligned(stations: Sequence[T1Station], layout: StationLayout, job: Job) -> 
     """Stations where they agree best with their inner neighbour."""
     job.progress("align the stations of T1", 0.0)
     volumes = [s.volume for s in stations]
-    moves = align_stations(volumes, layout, config=job.config.align)
+    moves = align_stations(volumes, layout, config=job.config.align, threads=job.threads)
     ordered = [moves[i] for i in layout.order]
     for place, move in enumerate(ordered):
         if move.reason.startswith(("rejected", "not aligned")):
