@@ -62,8 +62,8 @@ from osteosap.simulated_study import headers_of
 from osteosap.volume import Volume
 
 SEEDS = (8201, 8202)
-"""8202 was not used while the methods were chosen; 8201 was for the bias of DWI in muscle and the
-evening of seams (all others: 7001 and 7002)."""
+"""Not used while the methods were chosen (7001 and 7002 were), but 8201 for the first form of the
+bias of DWI in muscle, and both at site a for the width to which overlaps are evened."""
 SHIFT_MM = 3.0
 """SD of the stations' shift along each axis; drawn values are cut at twice that."""
 DECOYS = ("t2", "stir", "dixon_fat")

@@ -50,9 +50,9 @@ OK, LOOK, UNKNOWN = "ok", "look", "unknown"
 class QualityConfig(StageConfig):
     """What is expected of an exam; a value outside is a warning, never an error."""
 
-    max_t1_mismatch: float = Field(default=0.05, gt=0)
-    """Relative difference of neighbouring T1 stations where they overlap, after correction."""
-    max_dwi_mismatch: float = Field(default=0.25, gt=0)
+    max_t1_mismatch: float = Field(default=0.08, gt=0)
+    """Relative difference of neighbouring T1 stations where they overlap, corrected, not evened."""
+    max_dwi_mismatch: float = Field(default=0.3, gt=0)
     """The same of DWI, which is noisier and distorted."""
     max_station_shift_mm: float = Field(default=10.0, gt=0)
     """Movement of a T1 station onto its neighbour."""
