@@ -53,6 +53,14 @@ def test_neighbouring_t1_stations_agree_better_than_before(exam):
     seams = [s for s in exam.record["seams"] if s["channel"] == "t1"]
     assert len(seams) == 2
     assert all(s["mismatch_after"] < 0.5 * s["mismatch_before"] for s in seams)
+    assert all(s["mismatch_evened"] < s["mismatch_after"] for s in exam.record["seams"])
+
+
+def test_dwi_stations_are_levelled_by_muscle(exam):
+    levels = [s.muscle_level for s in exam.diffusion.stations]
+    assert all(np.isfinite(level) for level in levels)
+    done = next(s["done"] for s in exam.record["steps"] if s["step"] == "match dwi stations")
+    assert f"the level of muscle, known in {len(levels)} of {len(levels)}" in done
 
 
 def test_dwi_lies_nearer_to_t1_than_the_scanner_put_it(simulated, exam):

@@ -76,7 +76,8 @@ def match_stations(
     else:
         job.warn(*found.warnings)
         known = sum(level is not None for level in levels or ())
-        by = f"by overlaps and the muscle of {known} stations" if known > 1 else "by overlaps"
+        by = "by overlaps"
+        by += f" and the level of muscle, known in {known} of {n}" if known > 1 else ""
         job.step(
             f"match {channel} stations",
             f"one scale a station, {by}, and fields that make overlaps agree",
