@@ -10,6 +10,7 @@ from osteosap.preprocess.bias import (
     estimate_bias,
     estimate_biases,
 )
+from osteosap.preprocess.overlaps import Overlap, find_overlaps
 from osteosap.simulate import SimulationConfig, simulate_exam
 from osteosap.simulate.tissue import T
 from osteosap.volume import Volume
@@ -287,3 +288,65 @@ def test_a_price_on_slopes_holds_a_station_of_little_tissue_flatter():
     spreads = [[f.on(full.grid)[few].std() for f in fields] for fields in (free, held)]
     assert spreads[1][1] < 0.6 * spreads[0][1]
     assert spreads[1][0] > 0.6 * spreads[0][0]
+
+
+def two_that_overlap():
+    """Two stations, the upper end of the lower one without tissue that counts; their overlap."""
+    lower, upper = station(0.0, seed=1), station(150.0, seed=2)
+    masks = [volume_truth[1] == MUSCLE for volume_truth in (lower, upper)]
+    masks[0][:, :, 24:] = False
+    volumes = [lower[0], upper[0]]
+    both = Grid((*lower[0].grid.shape[:2], 61), lower[0].affine)
+    return volumes, masks, find_overlaps(volumes, both), (lower, upper)
+
+
+def test_where_a_station_has_no_tissue_its_neighbour_tells_the_field():
+    volumes, masks, overlaps, stations = two_that_overlap()
+    assert len(overlaps) == 1
+    left = []
+    for some in ((), overlaps):
+        config = BiasConfig(overlap_weight=0.5)
+        fields = estimate_biases(volumes, masks=masks, overlaps=some, config=config)
+        logs = [
+            np.log(truth_field[2] / found.on(volume.grid))
+            for truth_field, found, volume in zip(stations, fields, volumes, strict=True)
+        ]
+        differ = logs[0][:, :, 26:] - logs[1][:, :, 1:11]  # 150 mm are 25 slices
+        there = stations[0][1][:, :, 26:] == MUSCLE
+        left.append((differ[there].std(), logs[0][:, :, 26:][there].std()))
+    assert left[1][0] < 0.6 * left[0][0]
+    assert left[1][1] < 0.8 * left[0][1]
+
+
+def test_an_overlap_of_no_weight_changes_nothing_to_speak_of():
+    volumes, masks, overlaps, _ = two_that_overlap()
+    config = BiasConfig(overlap_weight=0.0)
+    alone = estimate_biases(volumes, masks=masks, config=config)
+    weightless = estimate_biases(volumes, masks=masks, overlaps=overlaps, config=config)
+    for one, other in zip(alone, weightless, strict=True):
+        np.testing.assert_allclose(one.log_field, other.log_field, atol=1e-4)
+
+
+def test_an_overlap_with_a_station_that_gets_no_field_is_left_out():
+    volumes, masks, overlaps, _ = two_that_overlap()
+    masks[1][:] = False
+    found = estimate_biases(volumes, masks=masks, overlaps=overlaps)
+    (alone,) = estimate_biases(volumes[:1], masks=masks[:1])
+    assert found[1].reason
+    np.testing.assert_allclose(found[0].log_field, alone.log_field, atol=1e-5)
+
+
+def test_a_place_where_two_stations_show_different_things_hardly_counts():
+    volumes, masks, overlaps, _ = two_that_overlap()
+    (o,) = overlaps
+    wrong = o.log_ratio.copy()
+    wrong[::5] += 3.0
+    config = BiasConfig(overlap_weight=0.5)
+    right, odd = (
+        estimate_biases(
+            volumes, masks=masks, overlaps=[Overlap(o.stations, o.points, ratio)], config=config
+        )
+        for ratio in (o.log_ratio, wrong)
+    )
+    for one, other in zip(right, odd, strict=True):
+        assert np.abs(one.log_field - other.log_field).max() < 0.1

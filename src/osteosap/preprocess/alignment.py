@@ -81,6 +81,17 @@ class DwiAlignment:
         moves = [self._at(places, d) for d in self.displacement_mm]
         return np.asarray(places + np.stack(moves, axis=1))
 
+    def density(self, xyz_mm: Numbers) -> npt.NDArray[np.float64]:
+        """Factor (N,) on the DWI's signal that undoes pile-up, at points (N, 3) of T1.
+
+        Signal is conserved, so that what is squeezed is bright (Chang and Fitzpatrick 1992,
+        doi 10.1109/42.158935). Not above 0 where the displacement folds.
+        """
+        places = np.asarray(xyz_mm, np.float64) @ self.rigid[:3, :3].T + self.rigid[:3, 3]
+        if self.displacement_mm is None:
+            return np.ones(len(places))
+        return self._at(places, self._stretch())
+
     def resample(
         self, array: Numbers, source: Grid, target: Grid, *, order: int = 1, fill: float = 0.0
     ) -> Floats:
@@ -137,8 +148,7 @@ class DwiAlignment:
         points
             (N, 3), RAS mm on T1, voxels in C order.
         density
-            Factor on the DWI's signal that undoes pile-up: signal is conserved, so that what is
-            squeezed is bright (Chang and Fitzpatrick 1992, doi 10.1109/42.158935).
+            Factor on the DWI's signal that undoes pile-up, see :meth:`density`.
         single
             Whether the displacement can be undone there.
         """

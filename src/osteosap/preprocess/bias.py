@@ -33,8 +33,9 @@ from osteosap.config import StageConfig
 from osteosap.errors import VolumeError
 from osteosap.geometry import Grid
 from osteosap.preprocess.body import foreground_threshold
-from osteosap.preprocess.field_spline import FieldSpline
+from osteosap.preprocess.field_spline import FieldSpline, JointFit
 from osteosap.preprocess.itk import from_sitk, to_sitk
+from osteosap.preprocess.overlaps import Overlap
 from osteosap.volume import Volume
 
 __all__ = [
@@ -63,9 +64,12 @@ SATURATED_SHARE = 0.0005
 
 MUSCLE_WIDTHS = (0.2, 0.15, 0.1)
 """``kernel_widths`` for muscle alone: what is left of other tissue has no peak to be drawn to."""
-MUSCLE_SLOPE = 0.04
-"""``slope_stiffness`` for muscle alone. This and the above were chosen on the exams of seed 8201
-of ``benchmarks/preprocess.py``."""
+MUSCLE_SLOPE = 0.06
+"""``slope_stiffness`` for muscle alone."""
+MUSCLE_OVERLAP = 0.5
+"""``overlap_weight`` for muscle alone."""
+MUSCLE_MOST = 3.0
+"""``most_over_median`` for muscle alone: it does not follow anatomy as easily."""
 
 
 class BiasConfig(StageConfig):
@@ -85,6 +89,8 @@ class BiasConfig(StageConfig):
     """The same for DWI: stiffer, so that it follows what EPI does to signal less."""
     slope_stiffness: NonNegativeFloat = 0.0
     """Weight of the spline's slope, times more where a station has less tissue than the others."""
+    overlap_weight: NonNegativeFloat = 0.1
+    """Weight of what two stations differ by in their overlap, against the tissue of one station."""
     kernel_widths: tuple[PositiveFloat, ...] = Field(
         default=(0.2, 0.16, 0.13, 0.1, 0.08, 0.07, 0.06), min_length=1
     )
@@ -108,7 +114,12 @@ class BiasConfig(StageConfig):
 
     def for_muscle(self) -> BiasConfig:
         """The settings for muscle alone, most of it uniform: rough steps, and little slope."""
-        fixed = {"kernel_widths": MUSCLE_WIDTHS, "slope_stiffness": MUSCLE_SLOPE}
+        fixed = {
+            "kernel_widths": MUSCLE_WIDTHS,
+            "slope_stiffness": MUSCLE_SLOPE,
+            "overlap_weight": MUSCLE_OVERLAP,
+            "most_over_median": MUSCLE_MOST,
+        }
         return self.for_dwi().model_copy(update=fixed)
 
 
@@ -161,6 +172,7 @@ def estimate_biases(
     *,
     masks: Sequence[Mask | None] | None = None,
     patterns: Sequence[Floats | None] | None = None,
+    overlaps: Sequence[Overlap] = (),
     config: BiasConfig | None = None,
 ) -> list[BiasField]:
     """Bias fields of the stations of one sequence.
@@ -176,6 +188,9 @@ def estimate_biases(
     patterns
         float32 (I, J, K) of each station: a known shape of which the logarithm of its field may
         hold any share, besides the splines (N4 does not know of it). None: no such shape.
+    overlaps
+        What stations differ by where they show the same: their fields are fitted to that, too
+        (by N4 they are not).
     config
         Settings; None means all defaults.
 
@@ -189,22 +204,41 @@ def estimate_biases(
     masks = [None] * len(volumes) if masks is None else masks
     patterns = [None] * len(volumes) if patterns is None else patterns
     coarse = [_coarsen(v, m, p, config) for v, m, p in zip(volumes, masks, patterns, strict=True)]
-    good = [c for c in coarse if not c.reason]
+    good = [n for n, c in enumerate(coarse) if not c.reason]
+    some = [coarse[n] for n in good]
+    if config.method == "n4" or not config.overlap_weight:
+        overlaps = ()
+    among = _among(good, overlaps)
     if config.method == "n4":
-        found = iter([_n4(c, config) for c in good])
+        logs = [_n4(c, config) for c in some]
     else:
-        found = iter(_shared_histogram(good, config) if good else [])
-    fields = []
-    for c in coarse:
-        if c.reason:
-            fields.append(BiasField(np.zeros(c.grid.shape, np.float32), c.grid, c.reason))
-            continue
-        log_field = next(found)
-        log_field -= log_field[c.tissue].mean()
-        low, high = np.percentile(log_field[c.tissue], [0.5, 99.5])
-        held = np.clip(log_field, low, high)  # splines run away where there is no tissue
-        fields.append(BiasField(held.astype(np.float32), c.grid))
+        logs = _shared_histogram(some, among, config) if good else []
+    fields = [BiasField(np.zeros(c.grid.shape, np.float32), c.grid, c.reason) for c in coarse]
+    for place, (n, c, found) in enumerate(zip(good, some, logs, strict=True)):
+        log_field = found - found[c.tissue].mean()
+        known = c.tissue | _reached(place, c.grid, among)
+        low, high = np.percentile(log_field[known], [0.5, 99.5])
+        held = np.clip(log_field, low, high)  # splines run away where nothing is known
+        fields[n] = BiasField(held.astype(np.float32), c.grid)
     return [_levelled(f, c) for f, c in zip(_tamed(fields, coarse, config), coarse, strict=True)]
+
+
+def _among(stations: Sequence[int], overlaps: Sequence[Overlap]) -> list[Overlap]:
+    """Overlaps of some stations with each other; these are counted anew."""
+    place = {n: m for m, n in enumerate(stations)}
+    pairs = [(o, [place[s] for s in o.stations if s in place]) for o in overlaps]
+    return [replace(o, stations=(found[0], found[1])) for o, found in pairs if len(found) == 2]
+
+
+def _reached(station: int, grid: Grid, overlaps: Sequence[Overlap]) -> Mask:
+    """Voxels of a station's coarse grid next to which it was compared with another."""
+    reached, inverse = np.zeros(grid.shape, bool), np.linalg.inv(grid.affine)
+    for overlap in overlaps:
+        if station in overlap.stations:
+            points = overlap.points[overlap.stations.index(station)]
+            index = np.rint(points @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.intp)
+            reached[tuple(np.clip(index, 0, np.asarray(grid.shape) - 1).T)] = True
+    return reached
 
 
 def _levelled(field: BiasField, coarse: _Coarse) -> BiasField:
@@ -295,19 +329,19 @@ def _without_saturated(signal: Floats, tissue: Mask) -> Mask:
     return tissue & ~clipped if clipped.sum() > many else tissue
 
 
-def _shared_histogram(stations: Sequence[_Coarse], config: BiasConfig) -> list[Doubles]:
+def _shared_histogram(
+    stations: Sequence[_Coarse], overlaps: Sequence[Overlap], config: BiasConfig
+) -> list[Doubles]:
     """Log-fields of stations, relative levels included, that sharpen their common histogram."""
     usual = float(np.median([c.tissue.sum() for c in stations]))
     splines = [_spline(c, config, usual) for c in stations]
     for spline, level in zip(splines, _levels(stations, splines), strict=True):
         spline.set_level(level)
+    joint = JointFit(splines, overlaps, overlap_weight=config.overlap_weight)
     for width in config.kernel_widths:
         for _ in range(config.iterations):
             values = [s.corrected for s in splines]
-            for spline, (target, weight) in zip(
-                splines, _mean_shift(values, width, config.density_power), strict=True
-            ):
-                spline.fit(target, weight)
+            joint.fit(list(_mean_shift(values, width, config.density_power)))
     return [s.whole() for s in splines]
 
 

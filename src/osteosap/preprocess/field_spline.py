@@ -1,26 +1,33 @@
-"""Penalised B-splines that follow the smooth part of a log-signal.
+"""Penalised B-splines that follow the smooth part of a log-signal, several of them together.
 
-Eilers and Marx 1996, doi 10.1214/ss/1038425655.
+Eilers and Marx 1996, doi 10.1214/ss/1038425655. That fields of stations are fitted to what the
+stations differ by where they overlap is ours: there anatomy cancels, and only the fields are left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 from scipy.linalg import block_diag, cho_factor, cho_solve
 
 from osteosap.geometry import Grid
+from osteosap.preprocess.overlaps import Overlap
 
-__all__ = ["FieldSpline"]
+__all__ = ["FieldSpline", "JointFit"]
 
+Numbers = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 PATTERN_RIDGE = 1e-4
 """Weight of the square of a pattern's factor against the fit."""
+OVERLAP_WIDTH = 0.15
+"""Logarithm by which corrected stations differ at a place that counts half."""
 
 
 class FieldSpline:
@@ -53,13 +60,16 @@ class FieldSpline:
         slope_stiffness: float = 0.0,
         pattern: Floats | None = None,
     ) -> None:
-        pairs = zip(grid.shape, grid.spacing_mm, strict=True)
-        self._axes = [_basis(n, max(1, round(n * s / control_point_mm))) for n, s in pairs]
+        pairs = list(zip(grid.shape, grid.spacing_mm, strict=True))
+        self._grid = grid
+        self._intervals = [max(1, round(n * s / control_point_mm)) for n, s in pairs]
+        self._axes = [
+            _basis(np.arange(n), n, m) for n, m in zip(grid.shape, self._intervals, strict=True)
+        ]
         index = np.argwhere(tissue)
         spread = np.linspace(0, len(index) - 1, min(len(index), max_voxels))
         self.index = index[spread.astype(np.intp)]
-        rows = [a[self.index[:, d]] for d, a in enumerate(self._axes)]
-        self._rows: Doubles = np.einsum("ni,nj,nk->nijk", *rows).reshape(len(self.index), -1)
+        self._rows = _products([a[self.index[:, d]] for d, a in enumerate(self._axes)])
         at = tuple(self.index.T)
         self.signal = log_signal[at].astype(np.float64)
         self._shape = [a.shape[1] for a in self._axes]
@@ -71,39 +81,113 @@ class FieldSpline:
         if pattern is not None:
             self._rows = np.column_stack([self._rows, pattern[at].astype(np.float64)])
             self._penalty = block_diag(self._penalty, PATTERN_RIDGE)
-        self._coefficients = np.zeros(self._rows.shape[1])
+        self.coefficients: Doubles = np.zeros(self._rows.shape[1])
 
     @property
     def corrected(self) -> Doubles:
         """Log-signal of the voxels less the field."""
-        return np.asarray(self.signal - self._rows @ self._coefficients)
+        return np.asarray(self.signal - self._rows @ self.coefficients)
 
     def set_level(self, value: float) -> None:
         """Start from a constant field."""
-        self._coefficients[:] = 0.0
-        self._coefficients[: int(np.prod(self._shape))] = value
+        self.coefficients[:] = 0.0
+        self.coefficients[: int(np.prod(self._shape))] = value
 
-    def fit(self, target: Doubles, weight: Doubles) -> None:
-        """Bring the field to the log-signal less a target, by weighted least squares."""
+    def equations(self, target: Doubles, weight: Doubles) -> tuple[Doubles, Doubles]:
+        """Normal equations that bring the field to the log-signal less a target."""
         root = np.sqrt(weight / weight.sum())
         rows = self._rows * root[:, None]
-        normal = rows.T @ rows + self._penalty
-        right = rows.T @ (root * (self.signal - target))
-        self._coefficients = cho_solve(cho_factor(normal), right)
+        return rows.T @ rows + self._penalty, rows.T @ (root * (self.signal - target))
+
+    def rows_at(self, points: Doubles) -> Doubles:
+        """What every coefficient counts at points (N, 3), RAS mm; outside, the edge holds."""
+        inverse = np.linalg.inv(self._grid.affine)
+        index = points @ inverse[:3, :3].T + inverse[:3, 3]
+        sizes = zip(index.T, self._grid.shape, self._intervals, strict=True)
+        rows = _products([_basis(np.clip(i, -0.5, n - 0.5), n, m) for i, n, m in sizes])
+        if self._pattern is None:
+            return rows
+        shape = ndimage.map_coordinates(self._pattern, index.T, order=1, mode="nearest")
+        return np.column_stack([rows, shape.astype(np.float64)])
 
     def whole(self) -> Doubles:
         """The field at every voxel of the coarse grid."""
         n = int(np.prod(self._shape))
-        spline = self._coefficients[:n].reshape(self._shape)
+        spline = self.coefficients[:n].reshape(self._shape)
         field = np.asarray(np.einsum("ai,bj,ck,ijk->abc", *self._axes, spline, optimize=True))
         if self._pattern is not None:
-            field = field + self._coefficients[n] * self._pattern
+            field = field + self.coefficients[n] * self._pattern
         return np.asarray(field, np.float64)
 
 
-def _basis(n: int, intervals: int) -> Doubles:
-    """Cubic B-splines (n, intervals + 3) at the centres of n voxels."""
-    position = (np.arange(n) + 0.5) / n * intervals
+class JointFit:
+    """Splines of stations that are fitted together, so that they agree where stations overlap.
+
+    Parameters
+    ----------
+    splines
+        One a station.
+    overlaps
+        May be none: then every spline is fitted by itself.
+    overlap_weight
+        Weight of an overlap, all of its places together, against the tissue of one station.
+    """
+
+    def __init__(
+        self, splines: Sequence[FieldSpline], overlaps: Sequence[Overlap], *, overlap_weight: float
+    ) -> None:
+        self._splines = splines
+        self._overlap_weight = overlap_weight
+        self._overlaps = [
+            (o, [splines[s].rows_at(p) for s, p in zip(o.stations, o.points, strict=True)])
+            for o in overlaps
+        ]
+        ends = np.cumsum([len(s.coefficients) for s in splines])
+        starts = [0, *ends[:-1]]
+        self._parts = [slice(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
+
+    def fit(self, drawn: Sequence[tuple[Doubles, Doubles]]) -> None:
+        """Bring every field to the log-signal less a target, by weighted least squares.
+
+        Parameters
+        ----------
+        drawn
+            Target and weight of every voxel that is fitted, by station.
+        """
+        found = [s.equations(*d) for s, d in zip(self._splines, drawn, strict=True)]
+        if not self._overlaps:
+            for spline, (normal, right) in zip(self._splines, found, strict=True):
+                spline.coefficients = cho_solve(cho_factor(normal), right)
+            return
+        whole = block_diag(*[normal for normal, _ in found])
+        rights = np.concatenate([right for _, right in found])
+        for overlap, rows in self._overlaps:
+            ours, theirs = (self._splines[s].coefficients for s in overlap.stations)
+            off = overlap.log_ratio - rows[0] @ ours + rows[1] @ theirs
+            weight = self._overlap_weight / len(off) / (1 + (off / OVERLAP_WIDTH) ** 2)
+            root = np.sqrt(weight)
+            first, second = (r * root[:, None] for r in rows)
+            a, b = (self._parts[s] for s in overlap.stations)
+            whole[a, a] += first.T @ first
+            whole[b, b] += second.T @ second
+            cross = first.T @ second
+            whole[a, b] -= cross
+            whole[b, a] -= cross.T
+            rights[a] += first.T @ (root * overlap.log_ratio)
+            rights[b] -= second.T @ (root * overlap.log_ratio)
+        solved = cho_solve(cho_factor(whole), rights)
+        for spline, part in zip(self._splines, self._parts, strict=True):
+            spline.coefficients = solved[part]
+
+
+def _products(rows: Sequence[Doubles]) -> Doubles:
+    """Tensor products (N, IJK) of three bases (N, I), (N, J), (N, K)."""
+    return np.asarray(np.einsum("ni,nj,nk->nijk", *rows).reshape(len(rows[0]), -1))
+
+
+def _basis(index: Numbers, n: int, intervals: int) -> Doubles:
+    """Cubic B-splines (N, intervals + 3) at indices (N,) of an axis of n voxels."""
+    position = (np.asarray(index, np.float64) + 0.5) / n * intervals
     away = np.abs(position[:, None] - np.arange(-1, intervals + 2)[None])
     near = 2 / 3 - away**2 + away**3 / 2
     far = np.clip(2 - away, 0, None) ** 3 / 6

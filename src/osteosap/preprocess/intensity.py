@@ -32,6 +32,8 @@ MIN_VOXELS = 50
 """Fewest tissue voxels of an overlap that give a ratio."""
 MOST_OFF = 0.3
 """Logarithm by which the level of a tissue may be off what the overlaps say."""
+LEVEL_WEIGHT = 0.3
+"""Weight of the level of a tissue in one station, against that of an overlap."""
 NEXT_TO_NOTHING = 1e-3
 """Factor of an equation that decides only where no other does."""
 
@@ -114,7 +116,8 @@ def station_scales(
         for i, v in sorted(far.items())
     ]
     common = n  # the level that all stations are brought to
-    equations = [({i: 1.0, common: -1.0}, -level) for i, level in known.items()]
+    root = LEVEL_WEIGHT**0.5
+    equations = [({i: root, common: -root}, -root * level) for i, level in known.items()]
     logs = _least_squares(overlaps + equations, n + 1)
     scales = [float(np.exp(logs[i] - logs[order[centre]])) for i in range(n)]
     mismatch = [

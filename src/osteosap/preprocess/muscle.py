@@ -3,7 +3,8 @@
 A diffusion image alone does not tell the coils' shading from anatomy, nor from the pile-up of EPI.
 But the displacement that brings it to T1 says how EPI squeezed it; T1 (without bias) says where
 muscle is, and the ADC (which no bias changes) that it is neither brain nor gut. What is left of
-all stations' muscle shares one histogram, as T1 does in :mod:`~osteosap.preprocess.bias`.
+all stations' muscle shares one histogram, as T1 does in :mod:`~osteosap.preprocess.bias`; and
+where two stations overlap, whatever they show there differs by their fields alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scipy import ndimage
 
 from osteosap.preprocess.alignment import DwiAlignment
 from osteosap.preprocess.bias import BiasConfig, BiasField, estimate_biases
+from osteosap.preprocess.overlaps import find_overlaps
 from osteosap.volume import Volume
 
 __all__ = ["biases_in_muscle"]
@@ -71,20 +73,27 @@ def biases_in_muscle(
         A station with too little muscle gets a flat one, and the reason.
     """
     t1, body = target
+    ways = [alignment or DwiAlignment(np.eye(4)) for alignment in alignments]
     smooth = ndimage.gaussian_filter(t1.array[0], SMOOTH_MM / np.asarray(t1.spacing_mm))
     log_t1 = np.where(body & (smooth > 0), np.log(np.maximum(smooth, 1e-6)), -np.inf)
     muscle = np.abs(log_t1 - _peak(log_t1[::2, ::2, ::2], darkest=True)) < NEAR
     depth = _depth(body, t1)
     masks, images, depths = [], [], []
-    for volume, alignment in zip(lowest, alignments, strict=True):
-        points, density, single = (alignment or DwiAlignment(np.eye(4))).undone(volume.grid)
+    for volume, way in zip(lowest, ways, strict=True):
+        points, density, single = way.undone(volume.grid)
         shape = volume.grid.shape
         masks.append((_at(muscle, t1, points) & single).reshape(shape))
         squeezed = np.clip(density, LEAST_DENSITY, MOST_DENSITY).reshape(shape)
         images.append(Volume.single(volume.array[0] * squeezed, volume.affine, "dwi"))
         depths.append(depth(points).reshape(shape))
     masks = _of_one_adc(masks, adcs)
-    return estimate_biases(images, masks=masks, patterns=depths, config=config.for_muscle())
+    return estimate_biases(
+        images,
+        masks=masks,
+        patterns=depths,
+        overlaps=find_overlaps(lowest, t1.grid, mask=body, ways=ways),
+        config=config.for_muscle(),
+    )
 
 
 def _depth(body: Mask, t1: Volume) -> Callable[[Doubles], Floats]:

@@ -14,6 +14,7 @@ from osteosap.preprocess.align import align_stations
 from osteosap.preprocess.bias import BiasField, correct_bias, estimate_biases
 from osteosap.preprocess.body import body_mask
 from osteosap.preprocess.groups import select_stations
+from osteosap.preprocess.overlaps import find_overlaps
 from osteosap.preprocess.record import Job, number
 from osteosap.preprocess.seams import match_stations
 from osteosap.preprocess.snapshots import Planes
@@ -133,7 +134,8 @@ def _unbiased(stations: Sequence[T1Station], layout: StationLayout, job: Job) ->
     """Every T1 station without the bias of the coils."""
     job.progress("correct the bias of T1", 0.0)
     volumes = [s.volume for s in stations]
-    fields = estimate_biases(volumes, config=job.config.bias)
+    overlaps = find_overlaps(volumes, layout.grid)
+    fields = estimate_biases(volumes, overlaps=overlaps, config=job.config.bias)
     note_bias("t1", [fields[i] for i in layout.order], job)
     return [
         replace(station, volume=correct_bias(station.volume, field), bias=field)
