@@ -5,7 +5,8 @@ sharpest. N4 [1] sharpens the histogram of one image at a time. In the body that
 station of few tissues says little about what is shading and what is anatomy. So the default (ours)
 lets the stations of a sequence share one histogram. Every voxel is drawn to the nearest peak of it
 by mean shift [2], the more the more voxels lie there, so that mixed voxels and rare tissues hardly
-count; penalised splines [3], one a station, take up what the voxels are drawn by. N4 is a setting.
+count; penalised splines [3], one a station, take up what the voxels are drawn by. Where stations
+overlap anatomy cancels in their ratio, which the fields are fitted to as well. N4 is a setting.
 
 On DWI a field takes up more than the coils: EPI piles signal up and stretches it, as smoothly as a
 coil shades. :mod:`~osteosap.preprocess.muscle` tells the two apart once a station lies on T1.
@@ -90,7 +91,8 @@ class BiasConfig(StageConfig):
     slope_stiffness: NonNegativeFloat = 0.0
     """Weight of the spline's slope, times more where a station has less tissue than the others."""
     overlap_weight: NonNegativeFloat = 0.1
-    """Weight of what two stations differ by in their overlap, against the tissue of one station."""
+    """Weight of what two stations differ by in their overlap, against the tissue of one station;
+    0 leaves it out. N4 does not know of it."""
     kernel_widths: tuple[PositiveFloat, ...] = Field(
         default=(0.2, 0.16, 0.13, 0.1, 0.08, 0.07, 0.06), min_length=1
     )
@@ -117,7 +119,7 @@ class BiasConfig(StageConfig):
         fixed = {
             "kernel_widths": MUSCLE_WIDTHS,
             "slope_stiffness": MUSCLE_SLOPE,
-            "overlap_weight": MUSCLE_OVERLAP,
+            "overlap_weight": MUSCLE_OVERLAP if self.overlap_weight else 0.0,
             "most_over_median": MUSCLE_MOST,
         }
         return self.for_dwi().model_copy(update=fixed)
