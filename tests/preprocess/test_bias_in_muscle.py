@@ -118,6 +118,16 @@ def test_the_level_of_muscle_is_what_is_left_without_the_field():
     assert found[0].level == pytest.approx(np.log(np.median(left[tissue == MUSCLE])), abs=0.02)
 
 
+def test_an_overlap_tells_the_field_where_a_station_shows_no_muscle(monkeypatch):
+    stations = [list(station(0.0, 1)), list(station(100.0, 2))]
+    stations[0][1] = stations[0][1].copy()
+    stations[0][1][:, :, 20:] = 3000.0  # the ADC of water: no muscle in all that is shared
+    right = left_in_muscle(stations)
+    monkeypatch.setattr(muscle, "find_overlaps", lambda *_, **__: [])
+    wrong = left_in_muscle(stations)
+    assert right[0, 1] < 0.8 * wrong[0, 1]
+
+
 def test_without_the_displacement_pile_up_is_taken_for_coils():
     stations = [station(0.0, 1, mm=12.0), station(150.0, 2, mm=12.0)]
     right, wrong = left_in_muscle(stations), left_in_muscle(stations, aligned=False)
@@ -145,6 +155,7 @@ def test_undone_is_the_inverse_of_points_and_conserves_signal():
     y, z = points[:, 1], points[:, 2]
     known = 1 + 12 / 60 * np.cos(y / 60) * np.cos(z / 80)
     np.testing.assert_allclose(density[inside], known[inside], atol=0.02)
+    np.testing.assert_allclose(alignment.density(points)[inside], density[inside], atol=0.02)
 
 
 def test_undone_without_a_displacement_is_the_inverse_motion():
@@ -155,3 +166,15 @@ def test_undone_without_a_displacement_is_the_inverse_motion():
     assert (density == 1).all()
     assert single.all()
     np.testing.assert_allclose(points[0], [-3.0, 2.0, -5.0])
+
+
+def test_pile_up_is_read_where_the_place_lies_once_it_is_moved():
+    _, _, alignment, _, _ = station(0.0, 1, mm=12.0)
+    rigid = np.eye(4)
+    rigid[:3, 3] = 0.0, 40.0, 10.0
+    moved = DwiAlignment(rigid, alignment.displacement_mm, alignment.displacement_grid)
+    places = np.array([[0.0, y, z] for y in (-60.0, 0.0, 30.0) for z in (40.0, 90.0)])
+    np.testing.assert_allclose(moved.density(places), alignment.density(places + rigid[:3, 3]))
+    known = 1 + 12 / 60 * np.cos((places[:, 1] + 40) / 60) * np.cos((places[:, 2] + 10) / 80)
+    np.testing.assert_allclose(moved.density(places), known, atol=0.02)
+    assert (DwiAlignment(rigid).density(places) == 1).all()

@@ -90,3 +90,13 @@ def test_a_large_overlap_is_thinned_out():
     grid = Grid((200, 200, 30), wide.affine)
     (found,) = find_overlaps([wide, wide], grid)
     assert len(found.log_ratio) == MAX_PLACES
+
+
+def test_where_the_scale_ended_nothing_is_compared():
+    lower, upper = station(0.0), station(90.0, gain=1.2)
+    cut = [
+        Volume(np.minimum(v.array, 250.0), v.affine, v.channels) for v in (lower, upper)
+    ]  # the brighter half of both
+    (found,) = find_overlaps(cut, WHOLE)
+    assert np.median(found.log_ratio) == pytest.approx(-np.log(1.2), abs=1e-4)
+    assert found.points[0][:, 1].min() > 4.0 * 19

@@ -88,7 +88,7 @@ class DwiAlignment:
         doi 10.1109/42.158935). Not above 0 where the displacement folds.
         """
         places = np.asarray(xyz_mm, np.float64) @ self.rigid[:3, :3].T + self.rigid[:3, 3]
-        if self.displacement_mm is None:
+        if self.displacement_mm is None or self.displacement_grid is None:
             return np.ones(len(places))
         return self._at(places, self._stretch())
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, product
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +33,7 @@ from scipy import ndimage
 from osteosap.config import StageConfig
 from osteosap.errors import VolumeError
 from osteosap.geometry import Grid
-from osteosap.preprocess.body import foreground_threshold
+from osteosap.preprocess.body import foreground_threshold, without_saturated
 from osteosap.preprocess.field_spline import FieldSpline, JointFit
 from osteosap.preprocess.itk import from_sitk, to_sitk
 from osteosap.preprocess.overlaps import Overlap
@@ -55,22 +55,15 @@ MIN_VOXELS = 300
 """Fewest tissue voxels on the coarse grid of a station that give a field."""
 MIN_STATIONS_TO_COMPARE = 3
 """Fewest stations whose fields say what is usual."""
-MIN_OVERLAP = 50
-"""Fewest coarse tissue voxels of an overlap that tell how two stations' levels compare."""
 BIN = 0.01
 """Bin of the histogram of the log-signal."""
-SATURATED_SHARE = 0.0005
-"""If more of the tissue (and 10 voxels) has exactly the highest value, it is a clipped one."""
-
-
 MUSCLE_WIDTHS = (0.2, 0.15, 0.1)
-"""``kernel_widths`` for muscle alone: what is left of other tissue has no peak to be drawn to."""
+"""``kernel_widths`` for muscle alone: what is left of other tissue has no peak to be drawn to. They
+were chosen on seed 8201 of ``benchmarks/preprocess.py``, what follows on 7001 and 7002."""
 MUSCLE_SLOPE = 0.06
 """``slope_stiffness`` for muscle alone."""
 MUSCLE_OVERLAP = 0.5
 """``overlap_weight`` for muscle alone."""
-MUSCLE_MOST = 3.0
-"""``most_over_median`` for muscle alone: it does not follow anatomy as easily."""
 
 
 class BiasConfig(StageConfig):
@@ -104,7 +97,8 @@ class BiasConfig(StageConfig):
     max_voxels: int = Field(default=8000, ge=MIN_VOXELS)
     """Most tissue voxels of a station that are fitted, spread evenly."""
     most_over_median: float = Field(default=2.0, ge=1)
-    """A field whose SD is more times the median of all stations is flattened to that."""
+    """A field whose SD is more times the median of all stations is flattened to that, unless it was
+    fitted to an overlap."""
     n4_iterations: tuple[PositiveInt, ...] = Field(default=(50, 50, 50), min_length=1)
     """N4: most iterations of every level; each level halves the distance of control points."""
     n4_convergence: PositiveFloat = 0.001
@@ -120,7 +114,6 @@ class BiasConfig(StageConfig):
             "kernel_widths": MUSCLE_WIDTHS,
             "slope_stiffness": MUSCLE_SLOPE,
             "overlap_weight": MUSCLE_OVERLAP if self.overlap_weight else 0.0,
-            "most_over_median": MUSCLE_MOST,
         }
         return self.for_dwi().model_copy(update=fixed)
 
@@ -139,12 +132,15 @@ class BiasField:
         Why the field is flat; empty if one was found.
     level
         Median of the logarithm of the tissue's signal once the field is off; NaN if not found.
+    compared
+        Voxels of the coarse grid at which it was fitted to what another station shows.
     """
 
     log_field: Floats
     grid: Grid
     reason: str = ""
     level: float = float("nan")
+    compared: int = 0
 
     def on(self, grid: Grid) -> Floats:
         """The multiplicative field, float32, on another grid; outside its own the edge holds."""
@@ -182,17 +178,15 @@ def estimate_biases(
     Parameters
     ----------
     volumes
-        Stations of one sequence in scanner coordinates (their overlaps tell how their levels
-        compare); the first channel is read. For T1 all stations together; DWI stations, whose
-        signal is distorted in its own way each, do better one by one.
+        Stations of one sequence; the first channel is read.
     masks
         bool (I, J, K) of each station: the tissue. None: what stands out from the air.
     patterns
         float32 (I, J, K) of each station: a known shape of which the logarithm of its field may
         hold any share, besides the splines (N4 does not know of it). None: no such shape.
     overlaps
-        What stations differ by where they show the same: their fields are fitted to that, too
-        (by N4 they are not).
+        What stations differ by where they show the same: it tells how their levels compare, and
+        their fields are fitted to it (by N4 they are not).
     config
         Settings; None means all defaults.
 
@@ -208,20 +202,20 @@ def estimate_biases(
     coarse = [_coarsen(v, m, p, config) for v, m, p in zip(volumes, masks, patterns, strict=True)]
     good = [n for n, c in enumerate(coarse) if not c.reason]
     some = [coarse[n] for n in good]
-    if config.method == "n4" or not config.overlap_weight:
-        overlaps = ()
     among = _among(good, overlaps)
     if config.method == "n4":
         logs = [_n4(c, config) for c in some]
     else:
         logs = _shared_histogram(some, among, config) if good else []
+    fitted = among if config.method != "n4" and config.overlap_weight else []
     fields = [BiasField(np.zeros(c.grid.shape, np.float32), c.grid, c.reason) for c in coarse]
     for place, (n, c, found) in enumerate(zip(good, some, logs, strict=True)):
         log_field = found - found[c.tissue].mean()
-        known = c.tissue | _reached(place, c.grid, among)
+        reached = _reached(place, c.grid, fitted)
+        known = c.tissue | reached
         low, high = np.percentile(log_field[known], [0.5, 99.5])
         held = np.clip(log_field, low, high)  # splines run away where nothing is known
-        fields[n] = BiasField(held.astype(np.float32), c.grid)
+        fields[n] = BiasField(held.astype(np.float32), c.grid, compared=int(reached.sum()))
     return [_levelled(f, c) for f, c in zip(_tamed(fields, coarse, config), coarse, strict=True)]
 
 
@@ -254,7 +248,10 @@ def _levelled(field: BiasField, coarse: _Coarse) -> BiasField:
 def _tamed(
     fields: Sequence[BiasField], coarse: Sequence[_Coarse], config: BiasConfig
 ) -> list[BiasField]:
-    """Fields with one that varies far more than the others flattened: it follows anatomy."""
+    """Fields with one that varies far more than the others flattened: it follows anatomy.
+
+    Not where it was fitted to what another station shows, in which anatomy cancels.
+    """
     spreads = [
         float(f.log_field[c.tissue].std()) if not f.reason else 0.0
         for f, c in zip(fields, coarse, strict=True)
@@ -264,7 +261,9 @@ def _tamed(
         return list(fields)
     most = config.most_over_median * float(np.median(real))
     return [
-        replace(f, log_field=f.log_field * np.float32(most / spread)) if spread > most else f
+        replace(f, log_field=f.log_field * np.float32(most / spread))
+        if spread > most and not f.compared
+        else f
         for f, spread in zip(fields, spreads, strict=True)
     ]
 
@@ -314,21 +313,12 @@ def _coarsen(
     tissue = np.isfinite(signal) & (signal > level)
     if mask is not None:
         tissue &= mask[np.ix_(*axes)]
-    tissue = _without_saturated(signal, tissue)
+    tissue = without_saturated(signal, tissue)
     log_signal = np.log(np.where(tissue, signal, 1.0), dtype=np.float32)
     count = int(tissue.sum())
     why = f"{count} tissue voxels of {config.spacing_mm:g} mm, {MIN_VOXELS} needed for a bias field"
     shape = None if pattern is None else pattern[np.ix_(*axes)]
     return _Coarse(log_signal, tissue, small, "" if count >= MIN_VOXELS else why, shape)
-
-
-def _without_saturated(signal: Floats, tissue: Mask) -> Mask:
-    """Leave out the highest value where many voxels share it: there the scale ended."""
-    if not tissue.any():
-        return tissue
-    clipped = tissue & (signal >= signal[tissue].max())
-    many = max(SATURATED_SHARE * tissue.sum(), 10)
-    return tissue & ~clipped if clipped.sum() > many else tissue
 
 
 def _shared_histogram(
@@ -337,9 +327,10 @@ def _shared_histogram(
     """Log-fields of stations, relative levels included, that sharpen their common histogram."""
     usual = float(np.median([c.tissue.sum() for c in stations]))
     splines = [_spline(c, config, usual) for c in stations]
-    for spline, level in zip(splines, _levels(stations, splines), strict=True):
+    for spline, level in zip(splines, _levels(splines, overlaps), strict=True):
         spline.set_level(level)
-    joint = JointFit(splines, overlaps, overlap_weight=config.overlap_weight)
+    counted = overlaps if config.overlap_weight else ()
+    joint = JointFit(splines, counted, overlap_weight=config.overlap_weight)
     for width in config.kernel_widths:
         for _ in range(config.iterations):
             values = [s.corrected for s in splines]
@@ -382,36 +373,22 @@ def _mean_shift(
         yield np.interp(v, centres, mean), np.interp(v, centres, density) ** power
 
 
-def _levels(stations: Sequence[_Coarse], splines: Sequence[FieldSpline]) -> Doubles:
+def _levels(splines: Sequence[FieldSpline], overlaps: Sequence[Overlap]) -> Doubles:
     """Relative log-levels of stations from their overlaps; by their medians where there is none.
 
     Least squares over all pairs that overlap, so that the levels do not hang on an order.
     """
-    n = len(stations)
+    n = len(splines)
     medians = np.array([np.median(s.signal) for s in splines])
     normal, right = 1e-3 * np.eye(n), 1e-3 * (medians - medians.mean())
-    for a, b in combinations(range(n), 2):
-        forth = _log_ratios(splines[a], stations[a].grid, stations[b])
-        back = _log_ratios(splines[b], stations[b].grid, stations[a])
-        ratio = np.concatenate([forth, -back])
-        if ratio.size < MIN_OVERLAP:
-            continue
-        difference = np.median(ratio)
+    for overlap in overlaps:
+        a, b = overlap.stations
+        difference = np.median(overlap.log_ratio)
         normal[[a, b], [a, b]] += 1.0
         normal[[a, b], [b, a]] -= 1.0
         right[a] += difference
         right[b] -= difference
     return np.asarray(np.linalg.solve(normal, right))
-
-
-def _log_ratios(spline: FieldSpline, grid: Grid, other: _Coarse) -> Doubles:
-    """Log-signal of a station's voxels less that of another station at the same places."""
-    matrix = np.linalg.inv(other.grid.affine) @ grid.affine
-    place = np.rint(spline.index @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.intp)
-    inside = ((place >= 0) & (place < other.grid.shape)).all(axis=1)
-    at = tuple(place[inside].T)
-    both = other.tissue[at]
-    return np.asarray((spline.signal[inside] - other.log_signal[at])[both])
 
 
 def _n4(coarse: _Coarse, config: BiasConfig) -> Doubles:

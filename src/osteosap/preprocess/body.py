@@ -10,9 +10,10 @@ from scipy import ndimage
 
 from osteosap.errors import VolumeError
 
-__all__ = ["body_mask", "foreground_threshold"]
+__all__ = ["body_mask", "foreground_threshold", "without_saturated"]
 
 Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
 
 DYNAMIC_RANGE = 100.0
 """Signals below the 99th percentile over this count as equally dark."""
@@ -21,6 +22,8 @@ MIN_CONTRAST = 2.0
 """Least factor between the mean signals of air and of the darkest tissue."""
 SMALL_PART = 0.02
 """Parts smaller than this share of the largest one (table, coil markers) are dropped."""
+SATURATED_SHARE = 0.0005
+"""If more of the tissue (and 10 voxels) has exactly the highest value, it is a clipped one."""
 MIN_SHARE = 0.005
 """A mask that covers less of the volume is taken for empty."""
 
@@ -156,3 +159,12 @@ def _large_parts(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     sizes[0] = 0
     keep = sizes >= SMALL_PART * sizes.max()
     return np.asarray(keep[labels])
+
+
+def without_saturated(signal: Array, tissue: Mask) -> Mask:
+    """Tissue but for the highest value, where many voxels share it: there the scale ended."""
+    if not tissue.any():
+        return tissue
+    clipped = tissue & (signal >= signal[tissue].max())
+    many = max(SATURATED_SHARE * tissue.sum(), 10)
+    return tissue & ~clipped if clipped.sum() > many else tissue

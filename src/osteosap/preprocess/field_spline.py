@@ -1,7 +1,7 @@
 """Penalised B-splines that follow the smooth part of a log-signal, several of them together.
 
 Eilers and Marx 1996, doi 10.1214/ss/1038425655. That fields of stations are fitted to what the
-stations differ by where they overlap is ours: there anatomy cancels, and only the fields are left.
+stations differ by where they overlap, and anatomy cancels, is ours.
 """
 
 from __future__ import annotations

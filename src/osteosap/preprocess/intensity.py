@@ -33,7 +33,8 @@ MIN_VOXELS = 50
 MOST_OFF = 0.3
 """Logarithm by which the level of a tissue may be off what the overlaps say."""
 LEVEL_WEIGHT = 0.3
-"""Weight of the level of a tissue in one station, against that of an overlap."""
+"""Weight of the level of a tissue in one station, against that of an overlap: on the exams of seeds
+7001 and 7002 muscle was as uniform as with 1, and seams were smaller."""
 NEXT_TO_NOTHING = 1e-3
 """Factor of an equation that decides only where no other does."""
 
@@ -70,9 +71,9 @@ def station_scales(
 
     The ratio of two neighbours is the median of log-signal differences over voxels that are tissue
     in both, so that it does not depend on which of the two comes first. Errors of overlaps add up
-    from station to station; where levels are given, every overlap and every level is one equation
-    of least squares. An overlap that holds no signal says nothing, with a warning; where nothing
-    else links its stations, their relative scale is 1.
+    from station to station, less so where levels are given: then every overlap and every level is
+    one equation of least squares. An overlap that holds no signal says nothing, with a warning;
+    where nothing else links its stations, their relative scale is 1.
 
     Parameters
     ----------

@@ -4,7 +4,8 @@ A diffusion image alone does not tell the coils' shading from anatomy, nor from 
 But the displacement that brings it to T1 says how EPI squeezed it; T1 (without bias) says where
 muscle is, and the ADC (which no bias changes) that it is neither brain nor gut. What is left of
 all stations' muscle shares one histogram, as T1 does in :mod:`~osteosap.preprocess.bias`; and
-where two stations overlap, whatever they show there differs by their fields alone.
+where two stations overlap, what they show differs by their fields, and by what a station's end
+does to signal.
 """
 
 from __future__ import annotations

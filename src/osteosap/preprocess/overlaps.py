@@ -1,4 +1,4 @@
-"""What stations show at the same places: there anatomy cancels, and the bias fields are left."""
+"""What stations show at the same places: anatomy cancels, and what is left is mostly bias."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import ndimage
 from osteosap.errors import VolumeError
 from osteosap.geometry import Grid
 from osteosap.preprocess.alignment import DwiAlignment
-from osteosap.preprocess.body import foreground_threshold
+from osteosap.preprocess.body import foreground_threshold, without_saturated
 from osteosap.volume import Volume
 
 __all__ = ["Overlap", "find_overlaps"]
@@ -62,12 +62,14 @@ def find_overlaps(
     Parameters
     ----------
     volumes
-        Stations; the first channel is read.
+        Stations, finite; the first channel is read.
     grid, mask
         Places to compare: voxels of a grid, thinned out; only those of a mask if there is one.
     ways
         How every station lies to the grid's world; None: by scanner coordinates.
     """
+    if len(volumes) < 2:
+        return []
     step = [max(1, round(VOXEL_MM / s)) for s in grid.spacing_mm]
     whole = np.broadcast_to(True, grid.shape) if mask is None else mask
     index = np.argwhere(whole[:: step[0], :: step[1], :: step[2]]) * step
@@ -99,9 +101,14 @@ def _shown(volume: Volume, way: DwiAlignment, places: Doubles) -> tuple[Doubles,
         level = foreground_threshold(image)
     except VolumeError:  # no signal there: nothing counts as tissue
         level = float("inf")
+    tissue = image > level
+    clipped = tissue & ~without_saturated(image, tissue)
     smooth = ndimage.gaussian_filter(image, SMOOTH_MM / np.asarray(volume.spacing_mm))
     signal = ndimage.map_coordinates(smooth, index, order=1, mode="constant", cval=0.0)
     low, high = TRUSTED_DENSITY
     good = (signal > level) & (density > low) & (density < high)
+    if clipped.any():
+        near = ndimage.binary_dilation(clipped).astype(np.float32)
+        good &= ndimage.map_coordinates(near, index, order=1, mode="constant", cval=0.0) == 0
     logs = np.log(np.where(good, signal * density, 1.0), dtype=np.float64)
     return points, np.where(good, logs, np.nan)

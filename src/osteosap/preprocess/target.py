@@ -145,11 +145,15 @@ def _unbiased(stations: Sequence[T1Station], layout: StationLayout, job: Job) ->
 
 def note_bias(channel: str, fields: Sequence[BiasField], job: Job) -> None:
     """Take down what was found of the bias of the stations of a channel, from foot to head."""
-    how = {"n4": "N4", "shared histogram": "splines that sharpen the stations' common histogram"}
+    how = {
+        "n4": "N4",
+        "shared histogram": "splines that sharpen the stations' common histogram and overlap well",
+    }
     job.step(
         f"bias {channel}",
         how[job.config.bias.method],
         field_sd=[round(float(f.log_field.std()), 4) for f in fields],
+        compared=[f.compared for f in fields],
     )
     for place, found in enumerate(fields):
         if found.reason:
