@@ -473,6 +473,7 @@ def summary(measured: list[Measured]) -> list[dict[str, Any]]:
                 "after_median": float(np.median(after)),
                 "before_p90": float(np.percentile(before, 90)),
                 "after_p90": float(np.percentile(after, 90)),
+                "change_median": float(np.median(after / before - 1)),
             }
         )
     return rows
@@ -480,14 +481,14 @@ def summary(measured: list[Measured]) -> list[dict[str, Any]]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| what | n | before | after | before, 90th | after, 90th |",
-        "|---|---|---|---|---|---|",
+        "| what | n | before | after | before, 90th | after, 90th | change, median of pairs |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         digits = 2 if "shift" in row["what"] or "DWI to" in row["what"] else 4
         values = [row[k] for k in ("before_median", "after_median", "before_p90", "after_p90")]
         cells = " | ".join(f"{v:.{digits}f}" for v in values)
-        lines.append(f"| {row['what']} | {row['n']} | {cells} |")
+        lines.append(f"| {row['what']} | {row['n']} | {cells} | {row['change_median']:+.0%} |")
     return "\n".join(lines)
 
 
