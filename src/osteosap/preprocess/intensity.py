@@ -32,9 +32,6 @@ MIN_VOXELS = 50
 """Fewest tissue voxels of an overlap that give a ratio."""
 MOST_OFF = 0.3
 """Logarithm by which the level of a tissue may be off what the overlaps say."""
-LEVEL_WEIGHT = 0.3
-"""Weight of the level of a tissue in one station, against that of an overlap: on the exams of seeds
-7001 and 7002 muscle was as uniform as with 1, and seams were smaller."""
 NEXT_TO_NOTHING = 1e-3
 """Factor of an equation that decides only where no other does."""
 
@@ -117,8 +114,7 @@ def station_scales(
         for i, v in sorted(far.items())
     ]
     common = n  # the level that all stations are brought to
-    root = LEVEL_WEIGHT**0.5
-    equations = [({i: root, common: -root}, -root * level) for i, level in known.items()]
+    equations = [({i: 1.0, common: -1.0}, -level) for i, level in known.items()]
     logs = _least_squares(overlaps + equations, n + 1)
     scales = [float(np.exp(logs[i] - logs[order[centre]])) for i in range(n)]
     mismatch = [
