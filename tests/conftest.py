@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -13,6 +14,9 @@ from osteosap.geometry import make_affine
 from osteosap.volume import Volume, stack
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+hypothesis.settings.register_profile("osteosap", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("osteosap")
 
 
 @pytest.fixture(scope="session")

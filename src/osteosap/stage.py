@@ -240,7 +240,7 @@ def _require_done(stages: Sequence[Stage[C]], manifest: RunManifest, out: Path) 
             state = "has not been run" if record is None else "was run, but its files were changed"
             raise InputError(
                 f"the stage '{stage.name}' {state} in {out}",
-                remedy="Run without a first stage; what is done is kept",
+                remedy="Run without --from; what is done is kept",
             )
 
 

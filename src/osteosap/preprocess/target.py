@@ -147,11 +147,13 @@ def note_bias(channel: str, fields: Sequence[BiasField], job: Job) -> None:
     """Take down what was found of the bias of the stations of a channel, from foot to head."""
     how = {
         "n4": "N4",
-        "shared histogram": "splines that sharpen the stations' common histogram and overlap well",
+        "shared histogram": "splines that sharpen the stations' common histogram",
     }
+    tied = sum(f.compared > 0 for f in fields)
+    too = f"; {tied} of {len(fields)} stations fitted to their overlaps, too" if tied else ""
     job.step(
         f"bias {channel}",
-        how[job.config.bias.method],
+        how[job.config.bias.method] + too,
         field_sd=[round(float(f.log_field.std()), 4) for f in fields],
         compared=[f.compared for f in fields],
     )
