@@ -158,9 +158,11 @@ def _registered(
     for place, alignment in enumerate(found):
         if alignment.warning:
             job.warn(f"DWI station {place + 1} to T1: {alignment.warning}")
+    kinds = {"rigid": config.rigid, "B-spline": config.bspline}
+    used = ", then ".join(name for name, on in kinds.items() if on) or "neither rigid nor B-spline"
     job.step(
         "registration",
-        "every DWI station to T1, rigid, then B-spline",
+        f"every DWI station to T1: {used}",
         rigid_accepted=[a.rigid_accepted for a in found],
         bspline_accepted=[a.bspline_accepted for a in found],
         shift_mm=[round(a.shift_mm, 2) for a in found],

@@ -252,11 +252,13 @@ def _rigidly(pair: _Pair, found: DwiAlignment, config: DwiRegistrationConfig) ->
     after, shift = pair.information(motion), pair.reach(motion)
     said = f"mutual information {found.before:.4f} to {after:.4f}, shift {shift:.1f} mm"
     if shift > config.max_shift_mm:
-        said = f"rigid rejected: {said} (limit {config.max_shift_mm:g})"
+        said = f"rigid alone rejected: {said} (limit {config.max_shift_mm:g})"
         return replace(found, reason=said, warning=said)
     if after < found.before + config.min_gain:
-        return replace(found, reason=f"rigid rejected, gain below {config.min_gain:g}: {said}")
-    said = f"rigid accepted: {said}"
+        return replace(
+            found, reason=f"rigid alone rejected, gain below {config.min_gain:g}: {said}"
+        )
+    said = f"rigid alone accepted: {said}"
     found = replace(found, after_rigid=after, after=after, reason=said)
     return replace(found, rigid=motion, rigid_accepted=True, shift_mm=shift)
 
