@@ -259,3 +259,14 @@ def test_settings_are_refused_when_unknown():
         PreprocessConfig.from_mapping({"registration": "spline"})
     with pytest.raises(ConfigError, match=r"bias\.enable.*did you mean 'enabled'"):
         PreprocessConfig.from_mapping({"bias": {"enable": False}})
+
+
+@pytest.mark.parametrize(("weight", "tied"), [(0.1, "; 3 of 3 stations fitted"), (0.0, "")])
+def test_bias_of_t1_is_fitted_to_overlaps_unless_they_are_left_out(weight, tied):
+    bias = {"enabled": True, "overlap_weight": weight}
+    config = PreprocessConfig.from_mapping(PLAIN.to_mapping() | {"bias": bias})
+    record = assemble_exam(study(), config).record
+    step = next(s for s in record["steps"] if s["step"] == "bias t1")
+    assert [n > 0 for n in step["compared"]] == [bool(tied)] * 3
+    assert ("fitted to their overlaps" in step["done"]) == bool(tied)
+    assert tied in step["done"]

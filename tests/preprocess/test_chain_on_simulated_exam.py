@@ -63,6 +63,11 @@ def test_dwi_stations_are_levelled_by_muscle(exam):
     assert f"the level of muscle, known in {len(levels)} of {len(levels)}" in done
 
 
+def test_fields_of_neighbours_are_fitted_to_what_both_show(exam):
+    for stations in (exam.target.stations, exam.diffusion.stations):
+        assert all(s.bias.compared > 0 for s in stations)
+
+
 def test_dwi_lies_nearer_to_t1_than_the_scanner_put_it(simulated, exam):
     """Bone's points, known from the truth, through the alignment of each station."""
     truth = {kind: [t for t in simulated.acquisition if t.kind == kind] for kind in ("t1", "dwi")}
