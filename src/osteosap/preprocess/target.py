@@ -145,10 +145,7 @@ def _unbiased(stations: Sequence[T1Station], layout: StationLayout, job: Job) ->
 
 def note_bias(channel: str, fields: Sequence[BiasField], job: Job) -> None:
     """Take down what was found of the bias of the stations of a channel, from foot to head."""
-    how = {
-        "n4": "N4",
-        "shared histogram": "splines that sharpen the stations' common histogram",
-    }
+    how = {"n4": "N4", "shared histogram": "splines that sharpen the stations' common histogram"}
     tied = sum(f.compared > 0 for f in fields)
     too = f"; {tied} of {len(fields)} stations fitted to their overlaps, too" if tied else ""
     job.step(
