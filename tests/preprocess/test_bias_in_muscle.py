@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from osteosap.geometry import Grid, make_affine
 from osteosap.preprocess import muscle
 from osteosap.preprocess.alignment import DwiAlignment
-from osteosap.preprocess.bias import BiasConfig
+from osteosap.preprocess.bias import BiasConfig, correct_bias
+from osteosap.preprocess.field_spline import _solved
 from osteosap.preprocess.muscle import biases_in_muscle
 from osteosap.volume import Volume
 
@@ -47,10 +49,18 @@ def pushed(y, z, z_mm, mm):
     return y + mm * np.sin(y / 60) * np.cos((z - z_mm) / 80)
 
 
-def station(z_mm, seed, *, mm=0.0, surface=0.0):
+def steepness(y, z, z_mm, mm):
+    """Sum of the squares of the slopes of what :func:`pushed` adds."""
+    across = mm / 60 * np.cos(y / 60) * np.cos((z - z_mm) / 80)
+    along = mm / 80 * np.sin(y / 60) * np.sin((z - z_mm) / 80)
+    return across**2 + along**2
+
+
+def station(z_mm, seed, *, mm=0.0, surface=0.0, loss=0.0):
     """Lowest b, ADC, coils and alignment of one DWI station; signal is conserved by the push.
 
-    ``surface`` is by how much the logarithm of the coils' field is higher at the skin.
+    ``surface`` is by how much the logarithm of the coils' field is higher at the skin, ``loss`` by
+    how much that of the signal falls with the steepness of the push.
     """
     grid = grid_at(z_mm)
     x, y, z = places(grid)
@@ -63,6 +73,7 @@ def station(z_mm, seed, *, mm=0.0, surface=0.0):
     field = np.exp(0.25 * (a * np.sin(x / 120) + b * np.cos(z / 110) + c * y / 110))
     field *= np.exp(surface * np.exp(-120 * np.clip(1 - np.hypot(x / 155, y / 110), 0, 1) / 40))
     image = of(DWI, tissue) * field / stretch
+    image = image * np.exp(-loss * steepness(source, z, z_mm, mm))
     noisy = image + np.random.default_rng(seed + 9).normal(scale=4.0, size=SHAPE)
     lowest = Volume.single(np.abs(noisy).astype(np.float32), grid.affine, "dwi")
     move = np.zeros((3, *SHAPE), np.float32)
@@ -118,6 +129,50 @@ def test_the_level_of_muscle_is_what_is_left_without_the_field():
     assert found[0].level == pytest.approx(np.log(np.median(left[tissue == MUSCLE])), abs=0.02)
 
 
+def found_in(stations):
+    lowest, adcs, alignments, _, _ = zip(*stations, strict=True)
+    return biases_in_muscle(lowest, adcs, alignments, target(), config=BiasConfig())
+
+
+def test_signal_lost_where_the_field_is_steep_is_set_apart_and_made_up_for(monkeypatch):
+    stations = [station(z, seed, mm=24.0, loss=3.0) for z, seed in ((0.0, 1), (150.0, 2))]
+    found = found_in(stations)
+    assert [f.loss_factor for f in found] == pytest.approx([3.0, 3.0], rel=0.15)
+    for (lowest, _, _, tissue, truth), field in zip(stations, found, strict=True):
+        inside = ndimage.binary_erosion(tissue == MUSCLE, iterations=2)
+        share = (field.with_loss_on(lowest.grid) / field.on(lowest.grid))[inside]
+        assert 0.5 < share.min() < 0.8
+        assert share.max() <= 1
+        made_up = correct_bias(lowest, field).array[0][inside]
+        assert variation(made_up) < 0.7 * variation((lowest.array[0] / truth)[inside])
+    right = left_in_muscle(stations)
+    monkeypatch.setattr(muscle, "MOST_STEEP", 0.0)
+    wrong = left_in_muscle(stations)
+    assert right[:, 1].mean() < 0.7 * wrong[:, 1].mean()
+
+
+def test_where_no_signal_is_lost_none_is_made_up_for():
+    for f in found_in([station(z, seed, mm=24.0) for z, seed in ((0.0, 1), (150.0, 2))]):
+        assert 0 <= f.loss_factor < 0.3
+    for f in found_in([station(z, seed) for z, seed in ((0.0, 1), (150.0, 2))]):
+        assert f.loss_factor == 0
+
+
+def test_the_factor_of_losses_is_one_and_not_below_0():
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(50, 4))
+    for truth in (0.7, -0.7):
+        right = rows @ [1.0, truth, 2.0, truth]
+        found = _solved(rows.T @ rows, rows.T @ right, [1, 3])
+        assert found[1] == found[3]
+        if truth > 0:
+            np.testing.assert_allclose(found, [1.0, truth, 2.0, truth], atol=1e-9)
+        else:
+            assert found[1] == 0
+            best = np.linalg.lstsq(rows[:, [0, 2]], right, rcond=None)[0]
+            np.testing.assert_allclose(found[[0, 2]], best, atol=1e-9)
+
+
 def test_an_overlap_tells_the_field_where_a_station_shows_no_muscle(monkeypatch):
     stations = [list(station(0.0, 1)), list(station(100.0, 2))]
     stations[0][1] = stations[0][1].copy()
@@ -147,25 +202,29 @@ def test_a_station_without_muscle_says_so():
 def test_undone_is_the_inverse_of_points_and_conserves_signal():
     _, _, alignment, _, _ = station(0.0, 1, mm=12.0)
     grid = grid_at(0.0)
-    points, density, single = alignment.undone(grid)
+    undone = alignment.undone(grid)
+    points, density = undone.points, undone.density
     seen = places(grid).reshape(3, -1).T
-    inside = single & (np.abs(seen[:, 1]) < 90)
+    inside = undone.single & (np.abs(seen[:, 1]) < 90)
     assert inside.sum() > 0.6 * len(seen)
     np.testing.assert_allclose(alignment.points(points)[inside], seen[inside], atol=0.6)
     y, z = points[:, 1], points[:, 2]
     known = 1 + 12 / 60 * np.cos(y / 60) * np.cos(z / 80)
     np.testing.assert_allclose(density[inside], known[inside], atol=0.02)
     np.testing.assert_allclose(alignment.density(points)[inside], density[inside], atol=0.02)
+    steep = steepness(y, z, 0.0, 12.0)
+    np.testing.assert_allclose(undone.steepness[inside], steep[inside], atol=0.005)
 
 
 def test_undone_without_a_displacement_is_the_inverse_motion():
     rigid = np.eye(4)
     rigid[:3, 3] = 3.0, -2.0, 5.0
     grid = Grid((3, 4, 5), make_affine((2.0, 2.0, 2.0), (0.0, 0.0, 0.0)))
-    points, density, single = DwiAlignment(rigid).undone(grid)
-    assert (density == 1).all()
-    assert single.all()
-    np.testing.assert_allclose(points[0], [-3.0, 2.0, -5.0])
+    undone = DwiAlignment(rigid).undone(grid)
+    assert (undone.density == 1).all()
+    assert (undone.steepness == 0).all()
+    assert undone.single.all()
+    np.testing.assert_allclose(undone.points[0], [-3.0, 2.0, -5.0])
 
 
 def test_pile_up_is_read_where_the_place_lies_once_it_is_moved():

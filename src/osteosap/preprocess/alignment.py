@@ -12,7 +12,7 @@ from scipy import ndimage
 from osteosap.errors import GeometryError
 from osteosap.geometry import Affine, Grid
 
-__all__ = ["DwiAlignment"]
+__all__ = ["DwiAlignment", "Undone"]
 
 Numbers = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -29,6 +29,29 @@ UNDONE_MM = 0.5
 """... which has found it if its last step was shorter."""
 UNDO_SPACING_MM = 6.0
 """Voxel on which it is searched."""
+
+
+@dataclass(frozen=True)
+class Undone:
+    """Where on T1 the voxels of a DWI grid come from, in C order, and what EPI did to their signal.
+
+    Parameters
+    ----------
+    points
+        (N, 3), RAS mm on T1.
+    density
+        (N,), factor on the DWI's signal that undoes pile-up, see :meth:`DwiAlignment.density`.
+    single
+        bool (N,), whether the displacement can be undone there.
+    steepness
+        (N,), sum of the squares of the displacement's slopes (mm per mm). EPI is displaced by the
+        magnetic field, and where that changes within a voxel, signal is lost besides.
+    """
+
+    points: npt.NDArray[np.float64]
+    density: Floats
+    single: npt.NDArray[np.bool_]
+    steepness: Floats
 
 
 @dataclass(frozen=True)
@@ -140,30 +163,19 @@ class DwiAlignment:
             out[planes][inside] = values
         return out
 
-    def undone(self, grid: Grid) -> tuple[npt.NDArray[np.float64], Floats, npt.NDArray[np.bool_]]:
-        """Where on T1 every voxel of a DWI grid comes from, and how EPI has changed its signal.
-
-        Returns
-        -------
-        points
-            (N, 3), RAS mm on T1, voxels in C order.
-        density
-            Factor on the DWI's signal that undoes pile-up, see :meth:`density`.
-        single
-            Whether the displacement can be undone there.
-        """
+    def undone(self, grid: Grid) -> Undone:
+        """Where on T1 every voxel of a DWI grid comes from, and what EPI has done to its signal."""
         seen, back = _points(grid), np.linalg.inv(self.rigid)
-        density, single = np.ones(len(seen), np.float32), np.ones(len(seen), bool)
-        place = seen
+        place, density = seen, np.ones(len(seen), np.float32)
+        single, steepness = np.ones(len(seen), bool), np.zeros(len(seen), np.float32)
         if self.displacement_mm is not None and self.displacement_grid is not None:
-            found = self._undone_on(_coarser(grid))
-            moves, density, single = (_between(values, grid) for values in found)
-            place = seen + moves.reshape(3, -1).T
-            density, single = density.ravel(), single.ravel() > 0.5
-        return place @ back[:3, :3].T + back[:3, 3], density, single
+            maps = _between(*self._undone_on(_coarser(grid)), grid).reshape(6, -1)
+            place = seen + maps[:3].T
+            density, single, steepness = maps[3], maps[4] > 0.5, maps[5]
+        return Undone(place @ back[:3, :3].T + back[:3, 3], density, single, steepness)
 
-    def _undone_on(self, grid: Grid) -> list[tuple[Floats, Grid]]:
-        """Way back to where the signal comes from (3, I, J, K), factor, and whether it is one."""
+    def _undone_on(self, grid: Grid) -> tuple[Floats, Grid]:
+        """Maps (6, I, J, K): the way back (3), density, whether there is a way, steepness."""
         assert self.displacement_mm is not None
         seen = place = _points(grid)
         for _ in range(UNDO_STEPS):
@@ -173,9 +185,9 @@ class DwiAlignment:
             step = UNDO_DAMPING * (seen - np.stack(moves, axis=1) - place)
             place = place + step
         single = np.abs(step).max(axis=1) < UNDONE_MM
-        density = self._at(place, self._stretch())
-        values = ((place - seen).T.reshape(3, *grid.shape), density, single)
-        return [(np.asarray(v.reshape(-1, *grid.shape), np.float32), grid) for v in values]
+        density, steepness = (self._at(place, m) for m in (self._stretch(), self._steepness()))
+        maps = np.stack([*(place - seen).T, density, single, steepness])
+        return np.asarray(maps.reshape(6, *grid.shape), np.float32), grid
 
     def _at(self, points: npt.NDArray[np.float64], values: Numbers) -> npt.NDArray[np.float64]:
         """Values on the displacement's grid at points (N, 3) of the DWI's world."""
@@ -193,6 +205,14 @@ class DwiAlignment:
         moves = np.tensordot(turn, self.displacement_mm.astype(np.float64), axes=1)
         slopes = np.stack([np.stack(np.gradient(m)) for m in moves])
         return np.asarray(np.linalg.det(np.moveaxis(slopes, (0, 1), (-2, -1)) + np.eye(3)))
+
+    def _steepness(self) -> npt.NDArray[np.float64]:
+        """Sum of the squares of the displacement's slopes, on its grid."""
+        assert self.displacement_grid is not None
+        assert self.displacement_mm is not None
+        spacing = self.displacement_grid.spacing_mm
+        slopes = [s for move in self.displacement_mm for s in np.gradient(move, *spacing)]
+        return np.asarray(np.square(slopes, dtype=np.float64).sum(axis=0))
 
     def _index_of(self, source: Grid, target: Grid, planes: slice, matrix: Affine) -> Floats:
         """Source indices (3, n, J, K) of some planes of the target."""
@@ -236,9 +256,8 @@ def _coarser(grid: Grid) -> Grid:
     return grid.with_spacing((i, j, k))
 
 
-def _between(values: tuple[Floats, Grid], grid: Grid) -> Floats:
+def _between(maps: Floats, coarse: Grid, grid: Grid) -> Floats:
     """Maps (N, I, J, K) of a coarser grid over the same box, linearly on the finer one."""
-    maps, coarse = values
     matrix = np.linalg.inv(coarse.affine) @ grid.affine
     return np.stack(
         [

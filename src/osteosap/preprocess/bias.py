@@ -134,6 +134,11 @@ class BiasField:
         Median of the logarithm of the tissue's signal once the field is off; NaN if not found.
     compared
         Voxels of the coarse grid at which it was fitted to what another station shows.
+    loss_factor
+        What the shape of a loss was multiplied by; 0 if nothing is lost.
+    log_left
+        float32 (I, J, K), natural logarithm of the share of the signal that the loss leaves; None
+        if nothing is lost.
     """
 
     log_field: Floats
@@ -141,14 +146,24 @@ class BiasField:
     reason: str = ""
     level: float = float("nan")
     compared: int = 0
+    loss_factor: float = 0.0
+    log_left: Floats | None = None
 
     def on(self, grid: Grid) -> Floats:
         """The multiplicative field, float32, on another grid; outside its own the edge holds."""
+        return self._on(grid, self.log_field)
+
+    def with_loss_on(self, grid: Grid) -> Floats:
+        """The field times the share of the signal that is left, as :meth:`on`."""
+        whole = self.log_field if self.log_left is None else self.log_field + self.log_left
+        return self._on(grid, whole)
+
+    def _on(self, grid: Grid, log_values: Floats) -> Floats:
         matrix = np.linalg.inv(self.grid.affine) @ grid.affine
         linear = matrix[:3, :3]
         diagonal = bool(np.abs(linear - np.diag(np.diag(linear))).max() < 1e-9)
         values = ndimage.affine_transform(
-            self.log_field,
+            log_values,
             np.diag(linear) if diagonal else linear,
             offset=matrix[:3, 3],
             output_shape=grid.shape,
@@ -170,6 +185,7 @@ def estimate_biases(
     *,
     masks: Sequence[Mask | None] | None = None,
     patterns: Sequence[Floats | None] | None = None,
+    losses: Sequence[Floats | None] | None = None,
     overlaps: Sequence[Overlap] = (),
     config: BiasConfig | None = None,
 ) -> list[BiasField]:
@@ -184,6 +200,10 @@ def estimate_biases(
     patterns
         float32 (I, J, K) of each station: a known shape of which the logarithm of its field may
         hold any share, besides the splines (N4 does not know of it). None: no such shape.
+    losses
+        float32 (I, J, K) of each station: a known shape by which the logarithm of its signal falls,
+        times one factor for all stations that is found with the fields. What is lost is no part of
+        them (N4 does not know of it). None: nothing is lost.
     overlaps
         What stations differ by where they show the same: it tells how their levels compare, and
         their fields are fitted to it (by N4 they are not).
@@ -199,23 +219,31 @@ def estimate_biases(
     config = config or BiasConfig()
     masks = [None] * len(volumes) if masks is None else masks
     patterns = [None] * len(volumes) if patterns is None else patterns
-    coarse = [_coarsen(v, m, p, config) for v, m, p in zip(volumes, masks, patterns, strict=True)]
+    losses = [None] * len(volumes) if losses is None else losses
+    parts = zip(volumes, masks, patterns, losses, strict=True)
+    coarse = [_coarsen(v, m, p, q, config) for v, m, p, q in parts]
     good = [n for n, c in enumerate(coarse) if not c.reason]
     some = [coarse[n] for n in good]
     among = _among(good, overlaps)
     if config.method == "n4":
-        logs = [_n4(c, config) for c in some]
+        found = [(_n4(c, config), 0.0) for c in some]
     else:
-        logs = _shared_histogram(some, among, config) if good else []
+        found = _shared_histogram(some, among, config) if good else []
     fitted = among if config.method != "n4" and config.overlap_weight else []
     fields = [BiasField(np.zeros(c.grid.shape, np.float32), c.grid, c.reason) for c in coarse]
-    for place, (n, c, found) in enumerate(zip(good, some, logs, strict=True)):
-        log_field = found - found[c.tissue].mean()
+    for place, (n, c, (whole, factor)) in enumerate(zip(good, some, found, strict=True)):
+        log_field = whole - whole[c.tissue].mean()
         reached = _reached(place, c.grid, fitted)
         known = c.tissue | reached
         low, high = np.percentile(log_field[known], [0.5, 99.5])
         held = np.clip(log_field, low, high)  # splines run away where nothing is known
-        fields[n] = BiasField(held.astype(np.float32), c.grid, compared=int(reached.sum()))
+        fields[n] = BiasField(
+            held.astype(np.float32),
+            c.grid,
+            compared=int(reached.sum()),
+            loss_factor=factor,
+            log_left=None if c.loss is None else np.asarray(-factor * c.loss, np.float32),
+        )
     return [_levelled(f, c) for f, c in zip(_tamed(fields, coarse, config), coarse, strict=True)]
 
 
@@ -238,10 +266,12 @@ def _reached(station: int, grid: Grid, overlaps: Sequence[Overlap]) -> Mask:
 
 
 def _levelled(field: BiasField, coarse: _Coarse) -> BiasField:
-    """A field with the level of the tissue that it leaves."""
+    """A field with the level of the tissue that it leaves, had nothing been lost."""
     if field.reason:
         return field
     left = (coarse.log_signal - field.log_field)[coarse.tissue]
+    if coarse.loss is not None:
+        left = left + field.loss_factor * coarse.loss[coarse.tissue]
     return replace(field, level=float(np.median(left)))
 
 
@@ -269,10 +299,13 @@ def _tamed(
 
 
 def correct_bias(volume: Volume, field: BiasField) -> Volume:
-    """All channels of a volume divided by a field, float32; the same volume if that is flat."""
+    """All channels of a volume divided by a field, float32, and with what was lost besides.
+
+    The same volume if the field is flat.
+    """
     if field.reason:
         return volume
-    array = np.divide(volume.array, field.on(volume.grid), dtype=np.float32)
+    array = np.divide(volume.array, field.with_loss_on(volume.grid), dtype=np.float32)
     return Volume(array, volume.affine, volume.channels)
 
 
@@ -285,10 +318,15 @@ class _Coarse:
     grid: Grid
     reason: str = ""
     pattern: Floats | None = None
+    loss: Floats | None = None
 
 
 def _coarsen(
-    volume: Volume, mask: Mask | None, pattern: Floats | None, config: BiasConfig
+    volume: Volume,
+    mask: Mask | None,
+    pattern: Floats | None,
+    loss: Floats | None,
+    config: BiasConfig,
 ) -> _Coarse:
     """Pick every n-th voxel: its median with near neighbours, which keeps tissues apart."""
     array, grid = volume.array[0], volume.grid
@@ -317,14 +355,17 @@ def _coarsen(
     log_signal = np.log(np.where(tissue, signal, 1.0), dtype=np.float32)
     count = int(tissue.sum())
     why = f"{count} tissue voxels of {config.spacing_mm:g} mm, {MIN_VOXELS} needed for a bias field"
-    shape = None if pattern is None else pattern[np.ix_(*axes)]
-    return _Coarse(log_signal, tissue, small, "" if count >= MIN_VOXELS else why, shape)
+    shapes = [None if shape is None else shape[np.ix_(*axes)] for shape in (pattern, loss)]
+    return _Coarse(log_signal, tissue, small, "" if count >= MIN_VOXELS else why, *shapes)
 
 
 def _shared_histogram(
     stations: Sequence[_Coarse], overlaps: Sequence[Overlap], config: BiasConfig
-) -> list[Doubles]:
-    """Log-fields of stations, relative levels included, that sharpen their common histogram."""
+) -> list[tuple[Doubles, float]]:
+    """Log-fields of stations, relative levels included, that sharpen their common histogram.
+
+    And the factor of what every station has lost.
+    """
     usual = float(np.median([c.tissue.sum() for c in stations]))
     splines = [_spline(c, config, usual) for c in stations]
     for spline, level in zip(splines, _levels(splines, overlaps), strict=True):
@@ -335,7 +376,7 @@ def _shared_histogram(
         for _ in range(config.iterations):
             values = [s.corrected for s in splines]
             joint.fit(list(_mean_shift(values, width, config.density_power)))
-    return [s.whole() for s in splines]
+    return [(s.whole(), s.loss_factor) for s in splines]
 
 
 def _spline(coarse: _Coarse, config: BiasConfig, usual: float) -> FieldSpline:
@@ -349,6 +390,7 @@ def _spline(coarse: _Coarse, config: BiasConfig, usual: float) -> FieldSpline:
         stiffness=config.stiffness,
         slope_stiffness=config.slope_stiffness * max(1.0, usual / float(coarse.tissue.sum())),
         pattern=coarse.pattern,
+        loss=coarse.loss,
     )
 
 

@@ -17,7 +17,7 @@ from osteosap.preprocess.bias import BiasField, correct_bias, estimate_bias
 from osteosap.preprocess.eddy import Eddy, common_eddy, correct_eddy, find_eddy
 from osteosap.preprocess.groups import DwiGroup
 from osteosap.preprocess.muscle import biases_in_muscle
-from osteosap.preprocess.record import Job
+from osteosap.preprocess.record import Job, number
 from osteosap.preprocess.register import phase_axis
 from osteosap.preprocess.stations import StationLayout
 from osteosap.preprocess.stitch import Placed, place_station
@@ -53,8 +53,8 @@ class DwiStation:
     alignment
         How it lies to T1; None: by scanner coordinates.
     muscle_level
-        Logarithm of the signal of its muscle on the lowest b-value, bias off and pile-up undone;
-        None where it is not known.
+        Logarithm of the signal of its muscle on the lowest b-value, bias off, pile-up and loss
+        undone; None where it is not known.
     scale
         Factor that makes its images agree with its neighbours.
     evening
@@ -82,9 +82,9 @@ class DwiStation:
         return self.lowest.grid
 
     def without(self, bias: BiasField) -> DwiStation:
-        """The station without a bias that all of its images share."""
+        """The station without a bias, and with what was lost, that all of its images share."""
         images = {b: correct_bias(v, bias) for b, v in self.images.items()}
-        s0 = None if self.s0 is None else self.s0 / bias.on(self.grid)
+        s0 = None if self.s0 is None else self.s0 / bias.with_loss_on(self.grid)
         return replace(self, images=images, s0=s0, bias=bias)
 
     def place(self, array: Floats, target: Grid) -> Placed:
@@ -200,7 +200,7 @@ def unbiased_in_muscle(
     """
     adcs = [s.adc for s in biased if s.adc is not None]
     stations = list(guessed)
-    shown = 0
+    shown, loss_factor = 0, 0.0
     if len(adcs) == len(biased):
         job.progress("correct the bias of DWI in muscle", 0.0)
         fields = biases_in_muscle(
@@ -214,7 +214,12 @@ def unbiased_in_muscle(
             if not field.reason:
                 station = replace(before, alignment=now.alignment).without(field)
                 stations[n] = replace(station, muscle_level=field.level)
-                shown += 1
+                shown, loss_factor = shown + 1, field.loss_factor
     note_bias("dwi", [f for f in (stations[i].bias for i in layout.order) if f is not None], job)
-    job.step("bias dwi by muscle", f"in {shown} of {len(stations)} stations", stations=shown)
+    job.step(
+        "bias dwi by muscle",
+        f"in {shown} of {len(stations)} stations; signal lost where the field is steep made up for",
+        stations=shown,
+        loss_factor=number(loss_factor),
+    )
     return stations

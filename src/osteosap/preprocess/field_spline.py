@@ -1,7 +1,8 @@
 """Penalised B-splines that follow the smooth part of a log-signal, several of them together.
 
 Eilers and Marx 1996, doi 10.1214/ss/1038425655. That fields of stations are fitted to what the
-stations differ by where they overlap, and anatomy cancels, is ours.
+stations differ by where they overlap, and anatomy cancels, is ours; so is what is taken off besides
+the fields, because the signal is lost and not shaded.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class FieldSpline:
     pattern
         Known shape on ``grid`` of which the field takes what fits, besides the spline; its size
         costs next to nothing. None for nothing.
+    loss
+        Shape on ``grid`` by which the logarithm of the signal falls, times a factor that is fitted
+        with the field but is no part of it. None: nothing is lost.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class FieldSpline:
         stiffness: float,
         slope_stiffness: float = 0.0,
         pattern: Floats | None = None,
+        loss: Floats | None = None,
     ) -> None:
         pairs = list(zip(grid.shape, grid.spacing_mm, strict=True))
         self._grid = grid
@@ -77,15 +82,25 @@ class FieldSpline:
         self._penalty = stiffness / n * _bending(self._shape) + 1e-9 * np.eye(n)
         if slope_stiffness:
             self._penalty += slope_stiffness / n * _sloping(self._shape)
-        self._pattern = pattern
-        if pattern is not None:
-            self._rows = np.column_stack([self._rows, pattern[at].astype(np.float64)])
+        self._pattern, self._loss = pattern, None if loss is None else -loss
+        for shape in self._shapes:
+            self._rows = np.column_stack([self._rows, shape[at].astype(np.float64)])
             self._penalty = block_diag(self._penalty, PATTERN_RIDGE)
         self.coefficients: Doubles = np.zeros(self._rows.shape[1])
 
     @property
+    def _shapes(self) -> list[Floats]:
+        """Shapes whose factors follow the coefficients of the spline."""
+        return [shape for shape in (self._pattern, self._loss) if shape is not None]
+
+    @property
+    def with_loss(self) -> bool:
+        """Whether the last coefficient is the factor of a loss."""
+        return self._loss is not None
+
+    @property
     def corrected(self) -> Doubles:
-        """Log-signal of the voxels less the field."""
+        """Log-signal of the voxels less the field, and with what is lost."""
         return np.asarray(self.signal - self._rows @ self.coefficients)
 
     def set_level(self, value: float) -> None:
@@ -105,10 +120,15 @@ class FieldSpline:
         index = points @ inverse[:3, :3].T + inverse[:3, 3]
         sizes = zip(index.T, self._grid.shape, self._intervals, strict=True)
         rows = _products([_basis(np.clip(i, -0.5, n - 0.5), n, m) for i, n, m in sizes])
-        if self._pattern is None:
-            return rows
-        shape = ndimage.map_coordinates(self._pattern, index.T, order=1, mode="nearest")
-        return np.column_stack([rows, shape.astype(np.float64)])
+        for shape in self._shapes:
+            there = ndimage.map_coordinates(shape, index.T, order=1, mode="nearest")
+            rows = np.column_stack([rows, there.astype(np.float64)])
+        return rows
+
+    @property
+    def loss_factor(self) -> float:
+        """Factor of the loss; 0 if nothing is lost."""
+        return float(self.coefficients[-1]) if self.with_loss else 0.0
 
     def whole(self) -> Doubles:
         """The field at every voxel of the coarse grid."""
@@ -131,6 +151,8 @@ class JointFit:
         May be none: then every spline is fitted by itself.
     overlap_weight
         Weight of an overlap, all of its places together, against the tissue of one station.
+
+    Losses of all splines have one factor, not below 0: it is the same scan.
     """
 
     def __init__(
@@ -145,6 +167,7 @@ class JointFit:
         ends = np.cumsum([len(s.coefficients) for s in splines])
         starts = [0, *ends[:-1]]
         self._parts = [slice(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
+        self._losses = [int(e) - 1 for e, s in zip(ends, splines, strict=True) if s.with_loss]
 
     def fit(self, drawn: Sequence[tuple[Doubles, Doubles]]) -> None:
         """Bring every field to the log-signal less a target, by weighted least squares.
@@ -155,7 +178,7 @@ class JointFit:
             Target and weight of every voxel that is fitted, by station.
         """
         found = [s.equations(*d) for s, d in zip(self._splines, drawn, strict=True)]
-        if not self._overlaps:
+        if not self._overlaps and not self._losses:
             for spline, (normal, right) in zip(self._splines, found, strict=True):
                 spline.coefficients = cho_solve(cho_factor(normal), right)
             return
@@ -175,9 +198,29 @@ class JointFit:
             whole[b, a] -= cross.T
             rights[a] += first.T @ (root * overlap.log_ratio)
             rights[b] -= second.T @ (root * overlap.log_ratio)
-        solved = cho_solve(cho_factor(whole), rights)
+        solved = _solved(whole, rights, self._losses)
         for spline, part in zip(self._splines, self._parts, strict=True):
             spline.coefficients = solved[part]
+
+
+def _solved(normal: Doubles, right: Doubles, same: Sequence[int]) -> Doubles:
+    """Solution of normal equations in which some unknowns are one and the same, and not below 0."""
+    if not same:
+        return np.asarray(cho_solve(cho_factor(normal), right))
+    first, rest = same[0], list(same[1:])
+    normal, right = normal.copy(), right.copy()
+    normal[first] += normal[rest].sum(axis=0)
+    normal[:, first] += normal[:, rest].sum(axis=1)
+    right[first] += right[rest].sum()
+    out = np.zeros(len(right))
+    free = np.setdiff1d(np.arange(len(right)), rest)
+    for kept in (free, free[free != first]):
+        out[kept] = cho_solve(cho_factor(normal[np.ix_(kept, kept)]), right[kept])
+        if out[first] >= 0:
+            break
+        out[first] = 0.0
+    out[rest] = out[first]
+    return out
 
 
 def _products(rows: Sequence[Doubles]) -> Doubles:

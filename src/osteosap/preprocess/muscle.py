@@ -1,11 +1,17 @@
 """Bias of DWI from muscle, which T1 and ADC tell once a station has its place on T1.
 
-A diffusion image alone does not tell the coils' shading from anatomy, nor from the pile-up of EPI.
-But the displacement that brings it to T1 says how EPI squeezed it; T1 (without bias) says where
-muscle is, and the ADC (which no bias changes) that it is neither brain nor gut. What is left of
-all stations' muscle shares one histogram, as T1 does in :mod:`~osteosap.preprocess.bias`; and
-where two stations overlap, what they show differs by their fields, and by what a station's end
-does to signal.
+A diffusion image alone does not tell the coils' shading from anatomy, nor from what EPI does. But
+the displacement that brings it to T1 says how EPI squeezed it, and where the magnetic field changes
+so fast that voxels lose signal; T1 (without bias) says where muscle is, and the ADC (which no bias
+changes) that it is neither brain nor gut. What is left of all stations' muscle shares one
+histogram, as T1 does in :mod:`~osteosap.preprocess.bias`; and where two stations overlap, what they
+show differs by their fields, and by what a station's end does to signal.
+
+Spins whose frequencies spread by f Hz over a voxel leave sinc(f t) of its signal after a time t: to
+leading order its logarithm falls with the square of the field's slope, and that is the slope of the
+displacement up to a factor, one for the whole scan. It is found in muscle with the fields, not by
+physics, as t and the width of EPI's pixels in Hz are not always known. What is lost is no bias, and
+kept out of the fields; images are made up for it up to a limit, all b-values alike.
 """
 
 from __future__ import annotations
@@ -39,6 +45,9 @@ SMOOTH_MM = 1.3
 """Sigma of the Gaussian that takes the noise off T1."""
 LEAST_DENSITY, MOST_DENSITY = 0.4, 2.5
 """Pile-up that is undone; where the registration finds more, it is not to be trusted."""
+MOST_STEEP = 0.3
+"""Steepness of the displacement up to which signal is taken to fall: beyond it, little is left to
+make up for, and more of it is the registration's fault."""
 DEPTH_MM = 100.0
 """Unit of depth. Coils lie on the skin: the logarithm of a field may change in proportion to it."""
 DEPTH_VOXEL_MM = 6.0
@@ -79,19 +88,20 @@ def biases_in_muscle(
     log_t1 = np.where(body & (smooth > 0), np.log(np.maximum(smooth, 1e-6)), -np.inf)
     muscle = np.abs(log_t1 - _peak(log_t1[::2, ::2, ::2], darkest=True)) < NEAR
     depth = _depth(body, t1)
-    masks, images, depths = [], [], []
+    masks, images, depths, losses = [], [], [], []
     for volume, way in zip(lowest, ways, strict=True):
-        points, density, single = way.undone(volume.grid)
-        shape = volume.grid.shape
-        masks.append((_at(muscle, t1, points) & single).reshape(shape))
-        squeezed = np.clip(density, LEAST_DENSITY, MOST_DENSITY).reshape(shape)
+        undone, shape = way.undone(volume.grid), volume.grid.shape
+        masks.append((_at(muscle, t1, undone.points) & undone.single).reshape(shape))
+        squeezed = np.clip(undone.density, LEAST_DENSITY, MOST_DENSITY).reshape(shape)
         images.append(Volume.single(volume.array[0] * squeezed, volume.affine, "dwi"))
-        depths.append(depth(points).reshape(shape))
+        depths.append(depth(undone.points).reshape(shape))
+        losses.append(np.minimum(undone.steepness, MOST_STEEP).reshape(shape))
     masks = _of_one_adc(masks, adcs)
     return estimate_biases(
         images,
         masks=masks,
         patterns=depths,
+        losses=losses,
         overlaps=find_overlaps(lowest, t1.grid, mask=body, ways=ways),
         config=config.for_muscle(),
     )
