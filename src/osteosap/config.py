@@ -92,8 +92,12 @@ def _explained(config: type[BaseModel], found: Any) -> ConfigError:
     block, known = _block(config, found["loc"])
     problem = f"setting '{place or config.__name__}' of {config.__name__}: "
     if found["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(found["loc"][-1]), known, n=1)
+        key = str(found["loc"][-1])
+        near = difflib.get_close_matches(key, known, n=1)
         problem += "not known" + (f"; did you mean '{near[0]}'?" if near else "")
+        first, *inner = key.split(".")
+        if inner and first in known:
+            problem += f"; a dot does not nest, write '{first}:' and '{inner[0]}' indented below"
     else:
         problem += f"{found['msg']} (got {found['input']!r})"
     names = f"Known settings{f' of {block}' if block else ''}: {', '.join(known)}"

@@ -134,7 +134,7 @@ def _unbiased(stations: Sequence[T1Station], layout: StationLayout, job: Job) ->
     """Every T1 station without the bias of the coils."""
     job.progress("correct the bias of T1", 0.0)
     volumes = [s.volume for s in stations]
-    overlaps = find_overlaps(volumes, layout.grid)
+    overlaps = find_overlaps(volumes, layout.grid) if job.config.bias.method != "n4" else []
     fields = estimate_biases(volumes, overlaps=overlaps, config=job.config.bias)
     note_bias("t1", [fields[i] for i in layout.order], job)
     return [

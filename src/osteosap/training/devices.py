@@ -28,6 +28,7 @@ from torch import distributed
 
 from osteosap.errors import ConfigError
 from osteosap.inference.sliding import best_precision, choose_device
+from osteosap.models.cpu_memory import keep_freed_memory
 from osteosap.training.schedule import LoopConfig
 
 __all__ = [
@@ -132,6 +133,8 @@ def start_fabric(config: LoopConfig) -> Fabric:
     launch = find_launch()
     _require(config, launch)
     device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints its precision
     settings: dict[str, Any] = {
         "accelerator": device.type,
