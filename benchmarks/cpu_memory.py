@@ -1,7 +1,7 @@
 """What it saves on a CPU that freed memory is kept: one training step, and one exam segmented.
 
-Network, patch, batch and precision of a recipe, random images. Processes take turns, each with a
-setting of its own; the printed ratio is of medians.
+Network, patch and batch of a recipe, random images; the exam is of zeros, segmented before any
+training step. Processes take turns, each with its own setting; the printed ratio is of medians.
 
 ::
 
@@ -20,8 +20,9 @@ import numpy as np
 from paper_step import peak_gigabytes, time_steps
 
 from osteosap.config import read_yaml
-from osteosap.inference import sliding
+from osteosap.inference.sliding import WindowConfig, predict_probabilities
 from osteosap.manifest import software_versions, write_json
+from osteosap.models.cpu_memory import keep_freed_memory
 from osteosap.models.networks import NetworkSpec, build_network
 from osteosap.training import devices
 from osteosap.training.schedule import LoopConfig
@@ -66,25 +67,30 @@ def main() -> int:
 
 def measured(config: Path, steps: int, kept: bool) -> dict[str, float]:
     """Seconds of a step and of an exam, and peak memory, in a process of its own."""
-    if not kept:
-        devices.keep_freed_memory = lambda: False
-        sliding.keep_freed_memory = lambda: False
+    if kept:
+        keep_freed_memory()
+    devices.keep_freed_memory = lambda: False
     values = read_yaml(config)
     spec = NetworkSpec.from_mapping(values["network"] | {"n_classes": 2})
     patch = tuple(values["patch"])
-    loop = LoopConfig.from_mapping(values["loop"] | {"device": "cpu"})
-    fabric = devices.start_fabric(loop)
-    seconds, _, _ = time_steps(spec, loop, fabric, patch=patch, steps=steps + 1)
     network = build_network(spec)
-    window = sliding.WindowConfig(device="cpu")
     images = np.zeros((len(spec.channels), *EXAM), np.float32)
     begin = time.monotonic()
-    sliding.predict_probabilities(
-        network, images, body=np.ones(EXAM, bool), n_classes=2, patch=patch, config=window
+    predict_probabilities(
+        network,
+        images,
+        body=np.ones(EXAM, bool),
+        n_classes=2,
+        patch=patch,
+        config=WindowConfig(device="cpu"),
     )
+    segmented = time.monotonic() - begin
+    loop = LoopConfig.from_mapping(values["loop"] | {"device": "cpu"})
+    fabric = devices.start_fabric(loop)
+    seconds, _, _ = time_steps(spec, loop, fabric, patch=patch, steps=steps)
     return {
         "seconds_a_step": round(statistics.median(seconds[1:]), 2),
-        "seconds_an_exam": round(time.monotonic() - begin, 2),
+        "seconds_an_exam": round(segmented, 2),
         "peak_gb": peak_gigabytes(fabric)["process"],
     }
 

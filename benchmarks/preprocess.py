@@ -8,6 +8,9 @@ registration off. All of this is simulated.
 - bias: coefficient of variation over muscle of the coils' field, and of what the correction leaves
   of it: within stations of T1 and of DWI, median over stations; and over the whole body, as the
   exam shows it, of what coils, gains, corrections, scales and blending make of an image that is 1.
+- signal lost by the field: coefficient of variation over muscle, within stations of DWI, of the
+  share that is left where the field is steep or fat suppression takes water; after, over what the
+  images are made up for. This is no bias, and rows on bias leave it and the making up out.
 - seam: relative mismatch of neighbouring stations in their overlap, and of the highest b-value;
   and evened, by fields that are made from the very overlaps of the lowest b in which it is
   measured: what is left then is detail.
@@ -54,6 +57,7 @@ from osteosap.preprocess.intensity import seam_mismatch
 from osteosap.preprocess.stitch import blend, place_station
 from osteosap.preprocess.target import T1Station
 from osteosap.simulate import SimulatedExam, SimulationConfig, simulate_exam
+from osteosap.simulate.scanner.field import dephasing, gradient_ppm_per_mm, water_left
 from osteosap.simulate.scanner.lattice import SmoothMap
 from osteosap.simulate.scanner.sites import SITES
 from osteosap.simulate.scanner.stations import StationTruth
@@ -165,11 +169,37 @@ def measure_bias(
             inside = at_tissue(simulated, grid, truth, T.MUSCLE)
             left = left_of(field_, grid, station)
             found.add(f"bias {kind}", variation(field_[inside]), variation(left[inside]))
+            if isinstance(station, DwiStation):
+                share, muscle_there = share_left(simulated, grid, truth, centre)
+                made_up = np.ones(grid.shape)
+                if station.bias is not None:
+                    made_up = station.bias.with_loss_on(grid) / station.bias.on(grid)
+                both = share[muscle_there], (share / made_up)[muscle_there]
+                found.add("signal lost by the field dwi", *map(variation, both))
         lit = [f * np.float32(t.gain) for f, t in zip(fields, truths[kind], strict=True)]
         shown = [shading(one, kind, lit, own) for one in (plain, exam)]
         both = muscle & (shown[0] > 0) & (shown[1] > 0)
         name = f"bias and gain, whole body {kind}"
         found.add(name, variation(shown[0][both]), variation(shown[1][both]))
+
+
+def share_left(
+    simulated: SimulatedExam, grid: Grid, truth: StationTruth, centre: StationTruth
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Share of the water that the field leaves on a DWI station, and where that shows muscle."""
+    body = true_alignment(truth, centre).undone(grid).points - centre.shift_mm
+    slope = at_points(gradient_ppm_per_mm(truth.field_ppm), body)
+    share = dephasing(
+        np.asarray(slope * simulated.sequence.hz_per_ppm, np.float32),
+        voxel_mm=max(grid.spacing_mm),
+        time_ms=simulated.scanner.artefacts.dephasing_ms,
+    )
+    if simulated.sequence.fat_suppression == "spectral":
+        share = share * water_left(np.asarray(at_points(truth.field_ppm, body), np.float32))
+    inverse = np.linalg.inv(simulated.tissue.affine)
+    index = np.rint(body @ inverse[:3, :3].T + inverse[:3, 3]).T
+    tissue = ndimage.map_coordinates(simulated.tissue.array[0], index, order=0, cval=0)
+    return share.reshape(grid.shape), (tissue == T.MUSCLE).reshape(grid.shape)
 
 
 def stations_of(exam: AssembledExam, kind: str) -> Sequence[T1Station | DwiStation]:

@@ -94,10 +94,11 @@ def _explained(config: type[BaseModel], found: Any) -> ConfigError:
     if found["type"] == "extra_forbidden":
         key = str(found["loc"][-1])
         near = difflib.get_close_matches(key, known, n=1)
-        problem += "not known" + (f"; did you mean '{near[0]}'?" if near else "")
-        first, *inner = key.split(".")
-        if inner and first in known:
-            problem += f"; a dot does not nest, write '{first}:' and '{inner[0]}' indented below"
+        first, _, inner = key.partition(".")
+        nests = inner and _block(config, (*found["loc"][:-1], first, inner))[0] != block
+        problem += "not known" + (f"; did you mean '{near[0]}'?" if near and not nests else "")
+        if nests:
+            problem += f"; a dot does not nest, write '{first}:' and below it, indented, '{inner}'"
     else:
         problem += f"{found['msg']} (got {found['input']!r})"
     names = f"Known settings{f' of {block}' if block else ''}: {', '.join(known)}"

@@ -259,8 +259,11 @@ def test_settings_are_refused_when_unknown():
         PreprocessConfig.from_mapping({"registration": "spline"})
     with pytest.raises(ConfigError, match=r"bias\.enable.*did you mean 'enabled'"):
         PreprocessConfig.from_mapping({"bias": {"enable": False}})
-    with pytest.raises(ConfigError, match="a dot does not nest, write 'bias:' and 'enabled'"):
+    with pytest.raises(ConfigError, match="a dot does not nest, write 'bias:' and below it"):
         PreprocessConfig.from_mapping({"bias.enabled": False})
+    with pytest.raises(ConfigError) as caught:
+        PreprocessConfig.from_mapping({"min_coverage.x": 1})
+    assert "nest" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("weight", "tied"), [(0.1, "; 3 of 3 stations fitted"), (0.0, "")])

@@ -24,6 +24,7 @@ from osteosap.inference.sliding import (
     resolve_precision,
 )
 from osteosap.models.checkpoint import Checkpoint, describe, load_checkpoint, restore_network
+from osteosap.models.cpu_memory import keep_freed_memory
 from osteosap.preprocess.standardise import Standard
 from osteosap.volume import Volume
 
@@ -208,7 +209,10 @@ def _infer(
     *,
     progress: Callable[[float], None] | None,
 ) -> npt.NDArray[np.float32]:
-    network = restore_network(checkpoint).to(choose_device(config.device))
+    device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    network = restore_network(checkpoint).to(device)
     return predict_probabilities(
         network,
         prepared.array,

@@ -14,7 +14,6 @@ from torch import nn
 
 from osteosap.config import StageConfig
 from osteosap.errors import ConfigError
-from osteosap.models.cpu_memory import keep_freed_memory
 from osteosap.models.precision import small_convolutions_in_float32
 
 __all__ = [
@@ -106,8 +105,6 @@ def predict_probabilities(
     from monai.inferers import sliding_window_inference
 
     device = choose_device(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     half = resolve_precision(config) == "bfloat16"
     window = _Window(network, n_classes, device, half, progress)
     window.total = _count_windows(body.shape, patch, config.overlap)

@@ -18,7 +18,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h of glibc
 def keep_freed_memory() -> bool:
     """Let this process keep what it frees, from now on until it ends.
 
-    Its memory then stays at its peak. Results do not change.
+    Its memory then stays at its peak, and other libraries in it are allotted theirs the same way;
+    so trainings and the stage that segments ask for it, no function below. Results do not change.
 
     Returns
     -------

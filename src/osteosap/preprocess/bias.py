@@ -66,6 +66,10 @@ MUSCLE_OVERLAP = 0.5
 """``overlap_weight`` for muscle alone."""
 
 
+MOST_LOST = float(np.log(2.0))
+"""Logarithm of the largest gain by which a loss is made up for."""
+
+
 class BiasConfig(StageConfig):
     """How the bias fields of stations are found. Lengths in mm hold for stations of any size."""
 
@@ -135,10 +139,10 @@ class BiasField:
     compared
         Voxels of the coarse grid at which it was fitted to what another station shows.
     loss_factor
-        What the shape of a loss was multiplied by; 0 if nothing is lost.
+        What the shape of a loss was multiplied by, 0 or more; NaN if it was not looked for.
     log_left
-        float32 (I, J, K), natural logarithm of the share of the signal that the loss leaves; None
-        if nothing is lost.
+        float32 (I, J, K), natural logarithm of the share of the signal that the loss leaves, from
+        ``-MOST_LOST`` to 0; None if it was not looked for.
     """
 
     log_field: Floats
@@ -146,7 +150,7 @@ class BiasField:
     reason: str = ""
     level: float = float("nan")
     compared: int = 0
-    loss_factor: float = 0.0
+    loss_factor: float = float("nan")
     log_left: Floats | None = None
 
     def on(self, grid: Grid) -> Floats:
@@ -226,7 +230,7 @@ def estimate_biases(
     some = [coarse[n] for n in good]
     among = _among(good, overlaps)
     if config.method == "n4":
-        found = [(_n4(c, config), 0.0) for c in some]
+        found = [(_n4(c, config), float("nan")) for c in some]
     else:
         found = _shared_histogram(some, among, config) if good else []
     fitted = among if config.method != "n4" and config.overlap_weight else []
@@ -242,7 +246,7 @@ def estimate_biases(
             c.grid,
             compared=int(reached.sum()),
             loss_factor=factor,
-            log_left=None if c.loss is None else np.asarray(-factor * c.loss, np.float32),
+            log_left=_log_left(c, factor),
         )
     return [_levelled(f, c) for f, c in zip(_tamed(fields, coarse, config), coarse, strict=True)]
 
@@ -265,13 +269,20 @@ def _reached(station: int, grid: Grid, overlaps: Sequence[Overlap]) -> Mask:
     return reached
 
 
+def _log_left(coarse: _Coarse, factor: float) -> Floats | None:
+    """Logarithm of the share of the signal that a loss leaves, as far as it is made up for."""
+    if coarse.loss is None or np.isnan(factor):
+        return None
+    return np.asarray(-np.minimum(factor * coarse.loss, MOST_LOST), np.float32)
+
+
 def _levelled(field: BiasField, coarse: _Coarse) -> BiasField:
     """A field with the level of the tissue that it leaves, had nothing been lost."""
     if field.reason:
         return field
     left = (coarse.log_signal - field.log_field)[coarse.tissue]
-    if coarse.loss is not None:
-        left = left + field.loss_factor * coarse.loss[coarse.tissue]
+    if field.log_left is not None:
+        left = left - field.log_left[coarse.tissue]
     return replace(field, level=float(np.median(left)))
 
 

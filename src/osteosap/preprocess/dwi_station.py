@@ -200,7 +200,7 @@ def unbiased_in_muscle(
     """
     adcs = [s.adc for s in biased if s.adc is not None]
     stations = list(guessed)
-    shown, loss_factor = 0, 0.0
+    shown, loss_factor = 0, float("nan")
     if len(adcs) == len(biased):
         job.progress("correct the bias of DWI in muscle", 0.0)
         fields = biases_in_muscle(
@@ -216,9 +216,10 @@ def unbiased_in_muscle(
                 stations[n] = replace(station, muscle_level=field.level)
                 shown, loss_factor = shown + 1, field.loss_factor
     note_bias("dwi", [f for f in (stations[i].bias for i in layout.order) if f is not None], job)
+    lost = "; what is lost where the displacement is steep is made up for"
     job.step(
         "bias dwi by muscle",
-        f"in {shown} of {len(stations)} stations; signal lost where the field is steep made up for",
+        f"in {shown} of {len(stations)} stations{lost if loss_factor > 0 else ''}",
         stations=shown,
         loss_factor=number(loss_factor),
     )

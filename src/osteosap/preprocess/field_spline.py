@@ -27,6 +27,8 @@ Mask = npt.NDArray[np.bool_]
 
 PATTERN_RIDGE = 1e-4
 """Weight of the square of a pattern's factor against the fit."""
+LOSS_RIDGE = 1e-5
+"""The same of the factor of a loss, which is small where little is lost."""
 OVERLAP_WIDTH = 0.15
 """Logarithm by which corrected stations differ at a place that counts half."""
 
@@ -83,15 +85,16 @@ class FieldSpline:
         if slope_stiffness:
             self._penalty += slope_stiffness / n * _sloping(self._shape)
         self._pattern, self._loss = pattern, None if loss is None else -loss
-        for shape in self._shapes:
+        for shape, ridge in self._shapes:
             self._rows = np.column_stack([self._rows, shape[at].astype(np.float64)])
-            self._penalty = block_diag(self._penalty, PATTERN_RIDGE)
+            self._penalty = block_diag(self._penalty, ridge)
         self.coefficients: Doubles = np.zeros(self._rows.shape[1])
 
     @property
-    def _shapes(self) -> list[Floats]:
-        """Shapes whose factors follow the coefficients of the spline."""
-        return [shape for shape in (self._pattern, self._loss) if shape is not None]
+    def _shapes(self) -> list[tuple[Floats, float]]:
+        """Shapes whose factors follow the coefficients of the spline, and what these cost."""
+        both = ((self._pattern, PATTERN_RIDGE), (self._loss, LOSS_RIDGE))
+        return [(shape, ridge) for shape, ridge in both if shape is not None]
 
     @property
     def with_loss(self) -> bool:
@@ -120,15 +123,15 @@ class FieldSpline:
         index = points @ inverse[:3, :3].T + inverse[:3, 3]
         sizes = zip(index.T, self._grid.shape, self._intervals, strict=True)
         rows = _products([_basis(np.clip(i, -0.5, n - 0.5), n, m) for i, n, m in sizes])
-        for shape in self._shapes:
+        for shape, _ in self._shapes:
             there = ndimage.map_coordinates(shape, index.T, order=1, mode="nearest")
             rows = np.column_stack([rows, there.astype(np.float64)])
         return rows
 
     @property
     def loss_factor(self) -> float:
-        """Factor of the loss; 0 if nothing is lost."""
-        return float(self.coefficients[-1]) if self.with_loss else 0.0
+        """Factor of the loss; NaN if it has none."""
+        return float(self.coefficients[-1]) if self.with_loss else float("nan")
 
     def whole(self) -> Doubles:
         """The field at every voxel of the coarse grid."""
@@ -148,7 +151,7 @@ class JointFit:
     splines
         One a station.
     overlaps
-        May be none: then every spline is fitted by itself.
+        May be none: then every spline is fitted by itself, but for the factor of a loss.
     overlap_weight
         Weight of an overlap, all of its places together, against the tissue of one station.
 

@@ -9,9 +9,10 @@ show differs by their fields, and by what a station's end does to signal.
 
 Spins whose frequencies spread by f Hz over a voxel leave sinc(f t) of its signal after a time t: to
 leading order its logarithm falls with the square of the field's slope, and that is the slope of the
-displacement up to a factor, one for the whole scan. It is found in muscle with the fields, not by
-physics, as t and the width of EPI's pixels in Hz are not always known. What is lost is no bias, and
-kept out of the fields; images are made up for it up to a limit, all b-values alike.
+displacement up to a factor, one for the whole scan. (Slopes along all axes count alike, as if
+voxels were cubes; so they do in the simulator.) The factor is found in muscle with the fields, not
+by physics, as t and the width of EPI's pixels in Hz are not always known. What is lost is no bias,
+and kept out of the fields; images are made up for it, up to twice, all b-values alike.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ SMOOTH_MM = 1.3
 LEAST_DENSITY, MOST_DENSITY = 0.4, 2.5
 """Pile-up that is undone; where the registration finds more, it is not to be trusted."""
 MOST_STEEP = 0.3
-"""Steepness of the displacement up to which signal is taken to fall: beyond it, little is left to
-make up for, and more of it is the registration's fault."""
+"""Steepness up to which the signal is taken to fall with it, and beyond which it falls no more:
+muscle is seldom steeper, and what is found there is less certain."""
 DEPTH_MM = 100.0
 """Unit of depth. Coils lie on the skin: the logarithm of a field may change in proportion to it."""
 DEPTH_VOXEL_MM = 6.0
@@ -95,14 +96,17 @@ def biases_in_muscle(
         squeezed = np.clip(undone.density, LEAST_DENSITY, MOST_DENSITY).reshape(shape)
         images.append(Volume.single(volume.array[0] * squeezed, volume.affine, "dwi"))
         depths.append(depth(undone.points).reshape(shape))
-        losses.append(np.minimum(undone.steepness, MOST_STEEP).reshape(shape))
+        steep = np.where(undone.single, np.minimum(undone.steepness, MOST_STEEP), 0.0)
+        losses.append(steep.astype(np.float32).reshape(shape))
     masks = _of_one_adc(masks, adcs)
+    compares = config.method != "n4"
+    overlaps = find_overlaps(lowest, t1.grid, mask=body, ways=ways) if compares else []
     return estimate_biases(
         images,
         masks=masks,
         patterns=depths,
         losses=losses,
-        overlaps=find_overlaps(lowest, t1.grid, mask=body, ways=ways),
+        overlaps=overlaps,
         config=config.for_muscle(),
     )
 
