@@ -25,7 +25,7 @@ from osteosap.stage import Scope
 from osteosap.workflow import run_exam
 
 FIRST_SEED = 3000
-"""Training used 1000-1043 (healthy), 2000-2071 and 2100-2109 (patients); the demo uses 20261."""
+"""Training used 1000-1043 (healthy), 2000-2047 and 2100-2109 (patients); the demo uses 20261."""
 
 
 def main() -> None:
@@ -72,7 +72,11 @@ def markdown(content: dict) -> str:
         pooled, n = part["sensitivity_pooled"], part["n_reference"]
         rows[f"{title}: sensitivity pooled over lesions"] = {"median": None, "mean": pooled, "n": n}
         for name, value in part.items():
-            if isinstance(value, dict):
+            if name == "froc":
+                for allowed, found in value["sensitivity_at"].items():
+                    key = f"{title}: sensitivity at {allowed} false positives per exam"
+                    rows[key] = {"median": None, "mean": found, "n": n}
+            elif isinstance(value, dict):
                 rows[f"{title}: {name.replace('_', ' ')}"] = value
     rows["global Dice"] = summary["global_dice"]
     for name, value in rows.items():
