@@ -74,8 +74,8 @@ def markdown(content: dict) -> str:
         for name, value in part.items():
             if name == "froc":
                 for allowed, found in value["sensitivity_at"].items():
-                    key = f"{title}: sensitivity at {allowed} false positives per exam"
-                    rows[key] = {"median": None, "mean": found, "n": n}
+                    row = f"{title}: sensitivity at {allowed} false positives per exam"
+                    rows[row] = {"median": None, "mean": found, "n": n}
             elif isinstance(value, dict):
                 rows[f"{title}: {name.replace('_', ' ')}"] = value
     rows["global Dice"] = summary["global_dice"]
