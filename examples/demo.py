@@ -25,7 +25,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs" / "simulate_demo.yaml"
 
 MERGED_DICE_FLOOR = 0.85
 SENSITIVITY_FLOOR = 0.2
-"""Low, since the shipped lesion weights learnt on an earlier, easier simulator (model card)."""
+"""Low, since the shipped lesion weights miss most lesions (model card)."""
 
 
 def run_chain(out: Path) -> dict[str, float]:
