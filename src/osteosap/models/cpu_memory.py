@@ -1,8 +1,8 @@
 """Memory that tensors on a CPU leave behind, kept for the next ones.
 
 A network frees and asks for the same large blocks in every step. glibc hands every block of some
-MB back to the kernel, which clears each of its pages when it is asked for again: over a third of the
-time of a small network went there (``benchmarks/cpu_memory.py``).
+MB back to the kernel, which clears each of its pages when it is asked for again. Over a third of
+the time of a small network went there (``benchmarks/cpu_memory.py``).
 """
 
 from __future__ import annotations
