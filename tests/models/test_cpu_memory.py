@@ -1,10 +1,15 @@
 import platform
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 
+from osteosap.inference import predict
 from osteosap.models import cpu_memory
+from osteosap.training import devices
+from osteosap.training.schedule import LoopConfig
 
 FAULTS = """
 import resource, sys, torch
@@ -36,3 +41,19 @@ def test_where_there_is_no_glibc_nothing_is_told(monkeypatch):
     monkeypatch.setattr(cpu_memory.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(cpu_memory.ctypes, "CDLL", None)
     assert cpu_memory.keep_freed_memory() is False
+
+
+def test_a_training_on_a_cpu_keeps_its_memory(monkeypatch):
+    told = []
+    monkeypatch.setattr(devices, "keep_freed_memory", lambda: told.append(True))
+    devices.start_fabric(LoopConfig(device="cpu"))
+    assert told
+
+
+def test_segmenting_on_a_cpu_keeps_its_memory(monkeypatch):
+    told = []
+    monkeypatch.setattr(predict, "keep_freed_memory", lambda: told.append(True))
+    monkeypatch.setattr(predict, "restore_network", lambda _: torch.nn.Identity())
+    monkeypatch.setattr(predict, "predict_probabilities", lambda *_, **__: None)
+    predict._infer(MagicMock(), MagicMock(), predict.SegmentConfig(device="cpu"), progress=None)
+    assert told

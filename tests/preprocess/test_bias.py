@@ -4,12 +4,8 @@ from scipy import ndimage
 
 from osteosap.errors import ConfigError
 from osteosap.geometry import Grid, make_affine
-from osteosap.preprocess.bias import (
-    BiasConfig,
-    correct_bias,
-    estimate_bias,
-    estimate_biases,
-)
+from osteosap.preprocess.bias import BiasConfig, estimate_bias, estimate_biases
+from osteosap.preprocess.bias_field import correct_bias
 from osteosap.preprocess.field_spline import FieldSpline
 from osteosap.preprocess.overlaps import Overlap, find_overlaps
 from osteosap.simulate import SimulationConfig, simulate_exam

@@ -5,7 +5,8 @@ from scipy import ndimage
 from osteosap.geometry import Grid, make_affine
 from osteosap.preprocess import muscle
 from osteosap.preprocess.alignment import DwiAlignment
-from osteosap.preprocess.bias import BiasConfig, correct_bias
+from osteosap.preprocess.bias import BiasConfig
+from osteosap.preprocess.bias_field import correct_bias
 from osteosap.preprocess.field_spline import _solved
 from osteosap.preprocess.muscle import biases_in_muscle
 from osteosap.volume import Volume

@@ -33,6 +33,7 @@ from scipy import ndimage
 from osteosap.config import StageConfig
 from osteosap.errors import VolumeError
 from osteosap.geometry import Grid
+from osteosap.preprocess.bias_field import MOST_LOST, BiasField
 from osteosap.preprocess.body import foreground_threshold, without_saturated
 from osteosap.preprocess.field_spline import FieldSpline, JointFit
 from osteosap.preprocess.itk import from_sitk, to_sitk
@@ -41,8 +42,6 @@ from osteosap.volume import Volume
 
 __all__ = [
     "BiasConfig",
-    "BiasField",
-    "correct_bias",
     "estimate_bias",
     "estimate_biases",
 ]
@@ -64,10 +63,6 @@ MUSCLE_SLOPE = 0.06
 """``slope_stiffness`` for muscle alone."""
 MUSCLE_OVERLAP = 0.5
 """``overlap_weight`` for muscle alone."""
-
-
-MOST_LOST = float(np.log(2.0))
-"""Logarithm of the largest gain by which a loss is made up for."""
 
 
 class BiasConfig(StageConfig):
@@ -108,6 +103,11 @@ class BiasConfig(StageConfig):
     n4_convergence: PositiveFloat = 0.001
     """N4: a level ends when the field changes by less."""
 
+    @property
+    def compares_stations(self) -> bool:
+        """Whether what stations show at the same places is of any use."""
+        return self.method != "n4"
+
     def for_dwi(self) -> BiasConfig:
         """The settings with the stiffness of DWI."""
         return self.model_copy(update={"stiffness": self.dwi_stiffness})
@@ -120,61 +120,6 @@ class BiasConfig(StageConfig):
             "overlap_weight": MUSCLE_OVERLAP if self.overlap_weight else 0.0,
         }
         return self.for_dwi().model_copy(update=fixed)
-
-
-@dataclass(frozen=True)
-class BiasField:
-    """Bias field of one station.
-
-    Parameters
-    ----------
-    log_field
-        float32 (I, J, K), natural logarithm of the field; its mean over the tissue is 0.
-    grid
-        Its coarse grid, along the axes of the station.
-    reason
-        Why the field is flat; empty if one was found.
-    level
-        Median of the logarithm of the tissue's signal once the field is off; NaN if not found.
-    compared
-        Voxels of the coarse grid at which it was fitted to what another station shows.
-    loss_factor
-        What the shape of a loss was multiplied by, 0 or more; NaN if it was not looked for.
-    log_left
-        float32 (I, J, K), natural logarithm of the share of the signal that the loss leaves, from
-        ``-MOST_LOST`` to 0; None if it was not looked for.
-    """
-
-    log_field: Floats
-    grid: Grid
-    reason: str = ""
-    level: float = float("nan")
-    compared: int = 0
-    loss_factor: float = float("nan")
-    log_left: Floats | None = None
-
-    def on(self, grid: Grid) -> Floats:
-        """The multiplicative field, float32, on another grid; outside its own the edge holds."""
-        return self._on(grid, self.log_field)
-
-    def with_loss_on(self, grid: Grid) -> Floats:
-        """The field times the share of the signal that is left, as :meth:`on`."""
-        whole = self.log_field if self.log_left is None else self.log_field + self.log_left
-        return self._on(grid, whole)
-
-    def _on(self, grid: Grid, log_values: Floats) -> Floats:
-        matrix = np.linalg.inv(self.grid.affine) @ grid.affine
-        linear = matrix[:3, :3]
-        diagonal = bool(np.abs(linear - np.diag(np.diag(linear))).max() < 1e-9)
-        values = ndimage.affine_transform(
-            log_values,
-            np.diag(linear) if diagonal else linear,
-            offset=matrix[:3, 3],
-            output_shape=grid.shape,
-            order=1,
-            mode="nearest",
-        )
-        return np.asarray(np.exp(values), np.float32)
 
 
 def estimate_bias(
@@ -233,7 +178,7 @@ def estimate_biases(
         found = [(_n4(c, config), float("nan")) for c in some]
     else:
         found = _shared_histogram(some, among, config) if good else []
-    fitted = among if config.method != "n4" and config.overlap_weight else []
+    fitted = among if config.compares_stations and config.overlap_weight else []
     fields = [BiasField(np.zeros(c.grid.shape, np.float32), c.grid, c.reason) for c in coarse]
     for place, (n, c, (whole, factor)) in enumerate(zip(good, some, found, strict=True)):
         log_field = whole - whole[c.tissue].mean()
@@ -307,17 +252,6 @@ def _tamed(
         else f
         for f, spread in zip(fields, spreads, strict=True)
     ]
-
-
-def correct_bias(volume: Volume, field: BiasField) -> Volume:
-    """All channels of a volume divided by a field, float32, and with what was lost besides.
-
-    The same volume if the field is flat.
-    """
-    if field.reason:
-        return volume
-    array = np.divide(volume.array, field.with_loss_on(volume.grid), dtype=np.float32)
-    return Volume(array, volume.affine, volume.channels)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from osteosap.geometry import Grid
 from osteosap.preprocess.adc import fit_adc, grey_step
 from osteosap.preprocess.alignment import DwiAlignment
 from osteosap.preprocess.b1000 import B1000Choice, b_values_for_adc
-from osteosap.preprocess.bias import BiasField, correct_bias, estimate_bias
+from osteosap.preprocess.bias import estimate_bias
+from osteosap.preprocess.bias_field import BiasField, correct_bias
 from osteosap.preprocess.eddy import Eddy, common_eddy, correct_eddy, find_eddy
 from osteosap.preprocess.groups import DwiGroup
 from osteosap.preprocess.muscle import biases_in_muscle

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from osteosap.geometry import Grid
-from osteosap.preprocess.bias import BiasField
+from osteosap.preprocess.bias_field import BiasField
 from osteosap.preprocess.intensity import overlap_box, overlap_signals, tissue_level
 from osteosap.preprocess.stitch import Placed
 

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from osteosap.preprocess.alignment import DwiAlignment
-from osteosap.preprocess.bias import BiasConfig, BiasField, estimate_biases
+from osteosap.preprocess.bias import BiasConfig, estimate_biases
+from osteosap.preprocess.bias_field import BiasField
 from osteosap.preprocess.overlaps import find_overlaps
 from osteosap.volume import Volume
 
@@ -99,8 +100,9 @@ def biases_in_muscle(
         steep = np.where(undone.single, np.minimum(undone.steepness, MOST_STEEP), 0.0)
         losses.append(steep.astype(np.float32).reshape(shape))
     masks = _of_one_adc(masks, adcs)
-    compares = config.method != "n4"
-    overlaps = find_overlaps(lowest, t1.grid, mask=body, ways=ways) if compares else []
+    overlaps = (
+        find_overlaps(lowest, t1.grid, mask=body, ways=ways) if config.compares_stations else []
+    )
     return estimate_biases(
         images,
         masks=masks,

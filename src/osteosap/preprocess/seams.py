@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from osteosap.geometry import Grid
-from osteosap.preprocess.bias import BiasField
+from osteosap.preprocess.bias_field import BiasField
 from osteosap.preprocess.evening import evened, evening_fields
 from osteosap.preprocess.intensity import seam_mismatch, station_scales
 from osteosap.preprocess.record import Job, number

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from osteosap.exam import HANDED_OVER, StationImage
 from osteosap.geometry import Affine, Grid
 from osteosap.preprocess.align import align_stations
-from osteosap.preprocess.bias import BiasField, correct_bias, estimate_biases
+from osteosap.preprocess.bias import estimate_biases
+from osteosap.preprocess.bias_field import BiasField, correct_bias
 from osteosap.preprocess.body import body_mask
 from osteosap.preprocess.groups import select_stations
 from osteosap.preprocess.overlaps import find_overlaps
@@ -134,8 +135,9 @@ def _unbiased(stations: Sequence[T1Station], layout: StationLayout, job: Job) ->
     """Every T1 station without the bias of the coils."""
     job.progress("correct the bias of T1", 0.0)
     volumes = [s.volume for s in stations]
-    overlaps = find_overlaps(volumes, layout.grid) if job.config.bias.method != "n4" else []
-    fields = estimate_biases(volumes, overlaps=overlaps, config=job.config.bias)
+    config = job.config.bias
+    overlaps = find_overlaps(volumes, layout.grid) if config.compares_stations else []
+    fields = estimate_biases(volumes, overlaps=overlaps, config=config)
     note_bias("t1", [fields[i] for i in layout.order], job)
     return [
         replace(station, volume=correct_bias(station.volume, field), bias=field)
