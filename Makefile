@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 PIP_OPTIONS ?=
-PYTEST_OPTIONS ?= -n 2
+PYTEST_OPTIONS ?= -n 2 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.osteosap-stamp

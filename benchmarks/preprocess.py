@@ -68,6 +68,20 @@ from osteosap.volume import Volume
 SEEDS = (8201, 8202)
 """Not used while the methods were chosen (7001 and 7002 were), but 8201 for the first form of the
 bias of DWI in muscle, and both at site a for the width to which overlaps are evened."""
+TARGETS = (
+    ("bias and gain, whole body t1", "change_median", -0.6),
+    ("bias and gain, whole body dwi", "change_median", -0.6),
+    ("bias t1", "change_median", -0.6),
+    ("bias dwi", "change_median", -0.6),
+    ("seam t1", "after_median", 0.03),
+    ("seam dwi", "after_median", 0.03),
+    ("seam dwi, evened", "after_median", 0.03),
+    ("station shift", "after_median", 0.7),
+    ("DWI to T1 in bone", "after_median", 2.0),
+)
+"""What the project wants of all exams together: a row, which of its numbers, and at most how much.
+ADC is asked for at the default SNR alone, which site a has."""
+ADC_TARGET = ("ADC of lesions, against as acquired", "after_median", 0.05)
 SHIFT_MM = 3.0
 """SD of the stations' shift along each axis; drawn values are cut at twice that."""
 DECOYS = ("t2", "stir", "dixon_fat")
@@ -522,6 +536,36 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def verdicts(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the project wants of preprocessing, what was found, and whether that holds."""
+    asked = [(content["all"], target, "all exams") for target in TARGETS]
+    if "a" in content["sites"]:
+        asked.append((content["sites"]["a"], ADC_TARGET, "site a"))
+    rows = []
+    for table, (what, number, limit), exams in asked:
+        found = next(row[number] for row in table if row["what"] == what)
+        rows.append(
+            {
+                "what": f"{what}, {exams}, {number.replace('_', ', ')}",
+                "at_most": limit,
+                "found": found,
+                "holds": found <= limit,
+            }
+        )
+    right = [tuple(map(int, exam["series_right"].split(" of "))) for exam in content["exams"]]
+    wrong = sum(n - k for k, n in right) + sum(not e["b_values_right"] for e in content["exams"])
+    what = "series and sets of b-values not taken for what they are"
+    return [*rows, {"what": what, "at_most": 0, "found": wrong, "holds": wrong == 0}]
+
+
+def verdict_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| what | at most | found | holds |", "|---|---|---|---|"]
+    for row in rows:
+        holds = "yes" if row["holds"] else "no"
+        lines.append(f"| {row['what']} | {row['at_most']:g} | {row['found']:.3g} | {holds} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/preprocess.json"))
@@ -562,6 +606,8 @@ def main() -> None:
     if everything:
         content["all"] = summary(everything)
         print("\n## all exams\n" + markdown(content["all"]))
+        content["targets"] = verdicts(content)
+        print("\n## what is wanted\n" + verdict_table(content["targets"]))
     if not options.no_time:
         content["time"] = timed_commands()
     content["versions"] = software_versions()

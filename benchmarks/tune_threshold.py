@@ -15,16 +15,21 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from osteosap.cli.console import progress_bar
+from osteosap.evaluation.matching import as_components
 from osteosap.inference.candidates import CandidateConfig
 from osteosap.inference.cohort import predict_exams
 from osteosap.inference.predict import SegmentConfig
 from osteosap.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from osteosap.training.cases import find_cases
-from osteosap.training.validation import Case, tune_threshold
+from osteosap.training.validation import THRESHOLDS, Case, tune_threshold
 from osteosap.volume import read_nifti
+
+LOW = (0.02, 0.05)
+"""Tried besides what a training tries: networks that see few lesions say little of each."""
 
 
 def main() -> None:
@@ -34,16 +39,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     found = find_cases(options.exams)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, progress_bar() as progress:
         predict_exams(
             {case.name: dict(case.images) for case in found},
             Path(folder) / "predicted",
             weights=[options.weights],
             config=SegmentConfig(),
             candidates=CandidateConfig(),
+            progress=progress,
         )
         maps = {case.name: (case.lesions, Path(folder) / "predicted" / case.name) for case in found}
-        threshold, scores = tune_threshold(cases(maps))
+        threshold, scores = tune_threshold(cases(maps, progress), thresholds=(*LOW, *THRESHOLDS))
     print(json.dumps(scores, indent=1))
     checkpoint = load_checkpoint(options.weights)
     tuned = checkpoint.metadata.model_copy(
@@ -56,16 +62,18 @@ def main() -> None:
     save_checkpoint(Checkpoint(checkpoint.spec, tuned, checkpoint.state), options.out)
 
 
-def cases(maps: dict[str, tuple[Path | None, Path]]) -> Iterator[Case]:
+def cases(
+    maps: dict[str, tuple[Path | None, Path]], progress: Callable[[str, float], None]
+) -> Iterator[Case]:
     """One exam after the other; they are large."""
-    for name, (reference, prediction) in maps.items():
-        if reference is None:
+    for done, (name, (lesion_map, prediction)) in enumerate(maps.items()):
+        progress(f"score {name}", done / len(maps))
+        if lesion_map is None:
             raise SystemExit(f"{name} has no map of lesions")
-        lesions = read_nifti(reference, channel="lesions")
+        lesions = read_nifti(lesion_map, channel="lesions")
         probability = read_nifti(prediction / "lesion_probability.nii.gz", channel="probability")
-        yield Case(
-            lesions.array[0].astype("int32"), probability.array[0], lesions.grid.voxel_volume_ml
-        )
+        reference = as_components(lesions.array[0].astype("int32")).astype("int32")
+        yield Case(reference, probability.array[0], lesions.grid.voxel_volume_ml)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -10,13 +13,40 @@ import numpy as np
 import pytest
 
 from osteosap.exam import Exam, write_exam
-from osteosap.geometry import make_affine
+from osteosap.geometry import Grid, make_affine
+from osteosap.simulate import exam as simulated_exam
+from osteosap.simulate.body import Body
+from osteosap.simulate.person import Person
 from osteosap.volume import Volume, stack
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 hypothesis.settings.register_profile("osteosap", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("osteosap")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bodies() -> Iterator[None]:
+    """Every coarse body is painted once in a process, whatever tests scan it.
+
+    That painting is repeatable is what tests/simulate/test_anatomy.py shows; it takes most of the
+    time of a coarse exam. Lesions are painted into a copy.
+    """
+    known: dict[bytes, Body] = {}
+    paint = simulated_exam.build_body
+
+    def build_body(person: Person, grid: Grid, *, seed: int) -> Body:
+        key = pickle.dumps((person, grid, seed))
+        if key not in known:
+            body = paint(person, grid, seed=seed)
+            if body.tissue.size > 3e6:
+                return body
+            known[key] = body
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulated_exam, "build_body", build_body)
+        yield
 
 
 @pytest.fixture(scope="session")

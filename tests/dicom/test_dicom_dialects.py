@@ -93,6 +93,7 @@ def test_the_same_study_has_the_same_intensities_in_every_dialect(
     degrees=st.tuples(*[st.floats(-35, 35)] * 3),
     along_normal=st.booleans(),
 )
+@pytest.mark.slow
 def test_oblique_stations_come_back_where_they_were(
     vendor: str, degrees: tuple[float, float, float], along_normal: bool
 ) -> None:

@@ -33,6 +33,7 @@ def faults(how):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
+@pytest.mark.slow
 def test_blocks_that_were_freed_are_not_asked_from_the_kernel_again():
     assert faults("kept") < 0.5 * faults("given back")
 

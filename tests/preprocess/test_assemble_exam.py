@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from osteosap.errors import ConfigError, GeometryError, StudyError, VolumeError
 from osteosap.exam import StationImage
@@ -275,3 +276,20 @@ def test_bias_of_t1_is_fitted_to_overlaps_unless_they_are_left_out(weight, tied)
     assert [n > 0 for n in step["compared"]] == [bool(tied)] * 3
     assert ("fitted to their overlaps" in step["done"]) == bool(tied)
     assert tied in step["done"]
+
+
+def test_stations_side_by_side_leave_blas_one_thread_and_give_it_back():
+    inside = set()
+
+    def look(_text, _fraction):
+        inside.update(lib["num_threads"] for lib in blas())
+
+    with threadpool_limits(2, user_api="blas"):
+        assemble_exam(study(), progress=look)
+        after = {lib["num_threads"] for lib in blas()}
+    assert inside == {1}
+    assert after == {2}
+
+
+def blas():
+    return [lib for lib in threadpool_info() if lib["user_api"] == "blas"]

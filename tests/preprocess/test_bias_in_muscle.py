@@ -162,6 +162,7 @@ def test_signal_lost_where_the_field_is_steep_is_set_apart_and_made_up_for(monke
     assert right[:, 1].mean() < 0.7 * wrong[:, 1].mean()
 
 
+@pytest.mark.slow
 def test_where_no_signal_is_lost_none_is_made_up_for():
     for f in found_in([station(z, seed, mm=24.0) for z, seed in ((0.0, 1), (150.0, 2))]):
         assert 0 <= f.loss_factor < 0.3
@@ -194,6 +195,7 @@ def test_an_overlap_tells_the_field_where_a_station_shows_no_muscle(monkeypatch)
     assert right[0, 1] < 0.8 * wrong[0, 1]
 
 
+@pytest.mark.slow
 def test_without_the_displacement_pile_up_is_taken_for_coils():
     stations = [station(0.0, 1, mm=12.0), station(150.0, 2, mm=12.0)]
     right, wrong = left_in_muscle(stations), left_in_muscle(stations, aligned=False)

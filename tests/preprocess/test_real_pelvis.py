@@ -15,9 +15,12 @@ _DATA = Path(
 )
 _STUDY = _DATA / "real_dicom_pelvis"
 
-pytestmark = pytest.mark.skipif(
-    not _STUDY.is_dir(), reason=f"no real study at {_STUDY}; set OSTEOSAP_TEST_DATA"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not _STUDY.is_dir(), reason=f"no real study at {_STUDY}; set OSTEOSAP_TEST_DATA"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

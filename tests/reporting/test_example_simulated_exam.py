@@ -10,6 +10,7 @@ from matplotlib.image import imread
 EXAMPLE = Path(__file__).parents[2] / "examples" / "simulated_exam.py"
 
 
+@pytest.mark.slow
 def test_the_example_draws_five_panels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "exam.png"
     main = runpy.run_path(str(EXAMPLE))["main"]

@@ -19,6 +19,8 @@ from study_maker import ARMS, PEOPLE, SUBJECTS, Written
 from osteosap.manifest import read_json
 from osteosap.reporting import study_report
 
+pytestmark = pytest.mark.slow  # two whole studies and their reports
+
 FIGURES = {
     "boxes", "froc", "volume", "burden", "calibration", "features", "training",
     "example_1", "example_2", "example_3", "worst_missed", "worst_false",

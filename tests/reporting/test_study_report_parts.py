@@ -31,7 +31,7 @@ from osteosap.reporting.study_report import write_study_report
 from osteosap.reporting.study_results import read_study
 from osteosap.volume import Volume, read_nifti, write_nifti
 
-pytestmark = pytest.mark.usefixtures("coarse")
+pytestmark = [pytest.mark.usefixtures("coarse"), pytest.mark.slow]
 
 
 def _no_lesion_found(study: Path) -> None:

@@ -401,6 +401,7 @@ def test_the_page_on_own_anatomy_lists_every_name(repository: Path) -> None:
     assert [n for n in names if f"`{n}`" not in page] == []
 
 
+@pytest.mark.slow
 def test_the_atlas_becomes_a_body_with_all_its_bones(test_data: Path) -> None:
     folder = test_data / "bodyparts3d"
     source = read_label_map(folder / "bp3d_male_labels_2mm.nii.gz", folder / "legend.json")

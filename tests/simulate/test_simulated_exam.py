@@ -13,7 +13,7 @@ def test_same_seed_gives_the_same_voxels_and_another_seed_another_body(
     coarse: SimulationConfig, patient: SimulatedExam
 ) -> None:
     same = simulate_exam(coarse)
-    other = simulate_exam(again(coarse, seed=8))
+    other = simulate_exam(again(coarse, seed=8), acquire=False)
     assert patient.tissue.array.tobytes() == same.tissue.array.tobytes()
     for ours, theirs in zip(patient.stations, same.stations, strict=True):
         np.testing.assert_array_equal(ours.volume.array, theirs.volume.array)
@@ -63,15 +63,16 @@ def test_the_truth_table_agrees_with_the_voxels(patient: SimulatedExam) -> None:
 
 
 def test_a_healthy_person_has_no_lesion(coarse: SimulationConfig) -> None:
-    healthy = simulate_exam(again(coarse, lesions=0))
+    healthy = simulate_exam(again(coarse, lesions=0), acquire=False)
     assert healthy.lesions == ()
     assert healthy.exam.lesions is not None
     assert not healthy.exam.lesions.array.any()
 
 
+@pytest.mark.slow
 def test_a_viable_lesion_is_dark_on_t1_and_bright_on_b1000_against_marrow() -> None:
     fine = SimulationConfig(seed=11, lesions=12, body_spacing_mm=(3.0, 3.0, 3.0))
-    exam = simulate_exam(fine)
+    exam = simulate_exam(fine, acquire=False)
     assert exam.exam.lesions is not None
     tissue = exam.tissue.array[0]
     t1, b1000 = exam.exam.images.channel("t1"), exam.exam.images.channel("b1000")
@@ -96,6 +97,7 @@ def test_the_tissue_table_has_one_row_an_id_in_order() -> None:
     np.testing.assert_allclose(drawn.t1_ms, [t.t1_ms for t in TISSUES])
 
 
+@pytest.mark.slow
 def test_a_varied_protocol_changes_the_images_but_not_the_body(
     coarse: SimulationConfig, patient: SimulatedExam
 ) -> None:
@@ -112,7 +114,7 @@ def again(config: SimulationConfig, **changes: object) -> SimulationConfig:
 def test_another_scan_finds_the_same_person_elsewhere(
     coarse: SimulationConfig, patient: SimulatedExam
 ) -> None:
-    other = simulate_exam(again(coarse, scan=1))
+    other = simulate_exam(again(coarse, scan=1), acquire=False)
     assert other.tissue.array.tobytes() == patient.tissue.array.tobytes()
     assert other.person == patient.person
     moved = other.tissue.affine @ np.linalg.inv(patient.tissue.affine)
@@ -124,6 +126,7 @@ def test_another_scan_finds_the_same_person_elsewhere(
         np.testing.assert_allclose(two.centre_mm, expected[:3], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_images_of_a_posed_person_lie_where_the_truth_says(coarse: SimulationConfig) -> None:
     quiet = {
         **coarse.model_dump(exclude_unset=True)["scanner"],
@@ -139,6 +142,7 @@ def test_the_images_of_a_posed_person_lie_where_the_truth_says(coarse: Simulatio
     assert correlation > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", list(SITES))
 def test_every_site_scans_the_same_person_its_own_way(
     coarse: SimulationConfig, patient: SimulatedExam, site: str
@@ -169,7 +173,9 @@ def test_a_lesion_keeps_its_number_over_time_and_changes_as_its_course_says(
     coarse: SimulationConfig,
 ) -> None:
     changes = {"lesions": 12, "timepoints": 2, "profile": "mixed response"}
-    first, second = (simulate_exam(again(coarse, timepoint=t, **changes)) for t in (0, 1))
+    first, second = (
+        simulate_exam(again(coarse, timepoint=t, **changes), acquire=False) for t in (0, 1)
+    )
     before, after = ({one.id: one for one in exam.lesions} for exam in (first, second))
     assert len(before) >= 10
     for number, one in before.items():
@@ -210,13 +216,13 @@ def tiny(**values: object) -> SimulationConfig:
 
 
 def test_diffuse_disease_is_an_option() -> None:
-    exam = simulate_exam(tiny(diffuse=True))
+    exam = simulate_exam(tiny(diffuse=True), acquire=False)
     assert exam.lesions
     assert {one.state for one in exam.lesions} == {"diffuse"}
 
 
 def test_metal_is_signal_free_and_has_no_bone(coarse: SimulationConfig) -> None:
-    exam = simulate_exam(again(coarse, implant="hip_prosthesis"))
+    exam = simulate_exam(again(coarse, implant="hip_prosthesis"), acquire=False)
     metal = exam.tissue.array[0] == T.METAL
     assert metal.any()
     assert exam.exam.skeleton is not None

@@ -200,6 +200,7 @@ def test_patterns_stand_for_the_exams_of_a_list(study: Path) -> None:
     assert set(read_json(study / "units" / "p.json")["made"]) == {"out/x/done", "out/y/done"}
 
 
+@pytest.mark.slow
 def test_a_unit_that_outlives_its_killed_starter_is_waited_for_never_run_beside_it(
     study: Path,
 ) -> None:
@@ -224,6 +225,7 @@ def test_a_unit_that_outlives_its_killed_starter_is_waited_for_never_run_beside_
     assert is_finished(unit, study)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_a_wait_for_another_start_and_what_runs_meanwhile(study: Path) -> None:
     """Unit 'a' is held by somebody, 'b' runs: Ctrl-C reaches the starter alone."""
     script = (

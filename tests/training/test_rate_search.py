@@ -101,6 +101,7 @@ def test_a_trial_has_a_whole_schedule_of_its_own() -> None:
     assert short.loop.seed == usual.loop.seed
 
 
+@pytest.mark.slow
 def test_a_search_keeps_divergence_as_a_result_and_goes_on_where_it_stopped(
     cases: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

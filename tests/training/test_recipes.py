@@ -380,6 +380,7 @@ def test_the_state_is_removed_only_once_the_weights_are_written(
     assert sum(text.startswith("loss") for text in steps) == (0 if kept else 2)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_repeated_on_other_validation_exams(
     cases: list[TrainingCase], tmp_path: Path
 ) -> None:

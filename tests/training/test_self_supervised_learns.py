@@ -62,6 +62,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
     return find_cases(root)
 
 
+@pytest.mark.slow
 def test_the_three_losses_fall_and_held_out_turns_are_told(
     cases: list[TrainingCase], tmp_path: Path
 ) -> None:

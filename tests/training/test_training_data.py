@@ -142,6 +142,7 @@ def _prepare(cases: list[TrainingCase], store: Path, start: Any, results: Any) -
     )
 
 
+@pytest.mark.slow
 def test_processes_that_prepare_at_once_end_with_one_whole_file_an_exam(
     cases: list[TrainingCase], tmp_path: Path
 ) -> None:

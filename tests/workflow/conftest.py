@@ -13,9 +13,17 @@ from osteosap import workflow
 from osteosap.anatomy import N_CLASSES, REGIONS
 from osteosap.exam import Exam, write_exam
 from osteosap.geometry import make_affine
+from osteosap.reporting import figures, quality_figures
 from osteosap.stage import Stage, StageContext, StageResult
 from osteosap.volume import Volume, stack
 from osteosap.workflow import STAGES, RunConfig
+
+
+@pytest.fixture(autouse=True)
+def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports with figures of few pixels: drawing them takes most of the time of a small run."""
+    for module in (figures, quality_figures):
+        monkeypatch.setattr(module, "DPI", 20)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ def studies(body_exam, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_one_bad_study_does_not_stop_the_others(studies, tmp_path, config):
     out = tmp_path / "out"
     seen = []

@@ -231,6 +231,7 @@ def test_settings_of_a_group_lie_over_those_of_the_cohort_block_by_block():
     assert (settings.scanner.dwi.snr, settings.scanner.t1.snr) == (7.0, 9.0)
 
 
+@pytest.mark.slow
 def test_a_cohort_that_grows_never_leaves_a_person_on_two_sides(tmp_path):
     split = {"training": 1, "test": 1}
     simulate_cohort(cohort(group("men", 1, 2, split=split)), tmp_path)
@@ -244,6 +245,7 @@ def test_a_cohort_that_grows_never_leaves_a_person_on_two_sides(tmp_path):
         simulate_cohort(cohort(group("men", 2)), tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_patient_made_again_leaves_the_users_files_alone(tmp_path):
     config = coarse(6, lesions=2, timepoints=3)
     simulate_patient_to_folder(config, tmp_path, formats=["nifti"])
@@ -279,6 +281,7 @@ def test_an_interrupted_patient_leaves_the_earlier_one_whole(tmp_path, monkeypat
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_cohort_of_another_form_leaves_nothing_of_the_one_before(tmp_path):
     for form, expected in (("exams", "t1.nii.gz"), ("studies", "truth"), ("exams", "t1.nii.gz")):
         config = CohortConfig.from_mapping(
@@ -335,6 +338,7 @@ def test_what_a_cohort_writes_names_no_file_of_the_user():
     assert "doe" not in json.dumps(_without_paths(config.to_mapping()))
 
 
+@pytest.mark.slow
 def test_headers_say_the_protocol_that_was_run_and_the_day(tmp_path):
     config = coarse(3, vary_protocol=True, timepoints=2, timepoint=1)
     simulate_to_folder(config, tmp_path, formats=["dicom"])
@@ -364,6 +368,7 @@ def test_one_exam_that_fails_does_not_stop_the_others_and_is_named(tmp_path, mon
     assert not (tmp_path / "cohort.json").exists()
 
 
+@pytest.mark.slow
 def test_a_cohort_of_studies_holds_dicom_and_truth(tmp_path):
     config = CohortConfig.from_mapping(
         {"form": "studies", "groups": [group("men", 4, sites=["c"])], "simulation": COARSE}
@@ -427,6 +432,7 @@ def test_a_marker_that_lists_no_files_gives_nothing_free(tmp_path, text):
     assert (tmp_path / "exam.json").read_text() == text
 
 
+@pytest.mark.slow
 def test_another_simulation_leaves_nothing_of_the_one_before(tmp_path):
     out = tmp_path / "out"
     simulate_to_folder(coarse(3), out, formats=["dicom"])

@@ -193,7 +193,9 @@ def test_what_a_killed_run_left_aside_is_removed(tmp_path):
 
 def test_a_run_that_is_interrupted_from_outside_cleans_up(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from osteosap.manifest import atomic_outputs\n"
+        "import signal, sys, time; from pathlib import Path\n"
+        "from osteosap.manifest import atomic_outputs\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # off in background jobs\n"
         "with atomic_outputs(Path(sys.argv[1]), ['t1']) as aside:\n"
         "    (aside.root / 'half').write_text('x'); print('ready', flush=True); time.sleep(60)\n"
     )

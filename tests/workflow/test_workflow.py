@@ -90,6 +90,7 @@ def test_another_threshold_runs_only_what_hangs_on_it(study, tmp_path, config, c
     assert calls == ["measure", "report"]
 
 
+@pytest.mark.slow
 def test_a_damaged_output_is_made_again(study, tmp_path, config, calls_of):
     run_exam(study, tmp_path / "out", config=config)
     ExamPaths(tmp_path / "out")["skeleton"].write_bytes(b"damaged")
@@ -98,6 +99,7 @@ def test_a_damaged_output_is_made_again(study, tmp_path, config, calls_of):
     assert calls[0] == "segment"
 
 
+@pytest.mark.slow
 def test_other_weights_under_the_same_name_are_noticed(study, tmp_path, config, calls_of):
     copies = tmp_path / "weights"
     copies.mkdir()

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from osteosap.errors import StudyError
 from osteosap.exam import HANDED_OVER, StationImage
@@ -128,6 +129,13 @@ def assemble_exam(
     """
     job = Job(config or PreprocessConfig(), threads=threads)
     job.progress = progress or job.progress
+    # Stations are worked on side by side: threads of BLAS on top of that only get in their way,
+    # and sums would depend on how many cores there are.
+    with threadpool_limits(1, user_api="blas"):
+        return _assembled(images, job)
+
+
+def _assembled(images: Sequence[StationImage], job: Job) -> AssembledExam:
     checked = _check(images, job)
     groups, notes = collect_dwi_groups(checked)
     job.warn(*notes)
