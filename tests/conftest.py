@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("osteosap")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def bodies() -> Iterator[None]:
+def bodies_painted_once() -> Iterator[None]:
     """Every coarse body is painted once in a process, whatever tests scan it.
 
     That painting is repeatable is what tests/simulate/test_anatomy.py shows; it takes most of the

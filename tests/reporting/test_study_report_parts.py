@@ -31,7 +31,7 @@ from osteosap.reporting.study_report import write_study_report
 from osteosap.reporting.study_results import read_study
 from osteosap.volume import Volume, read_nifti, write_nifti
 
-pytestmark = [pytest.mark.usefixtures("coarse"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("coarse")
 
 
 def _no_lesion_found(study: Path) -> None:
@@ -131,9 +131,10 @@ CASES: dict[str, Case] = {
     ),
 }  # fmt: skip
 """How to spoil a study, what to draw, what can be drawn, what the page says."""
+LONG = dict.fromkeys(("one exam", "no lesion found"), pytest.mark.slow)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=LONG.get(c, ())) for c in CASES])
 def test_what_is_missing_is_said(
     case: str,
     simulated_report: Written,
@@ -157,6 +158,7 @@ def test_what_is_missing_is_said(
     assert not re.search(r"\bnan\b|\bNone\b|Undefined", html + markdown)
 
 
+@pytest.mark.slow
 def test_an_exam_without_a_lesion_found_has_pictures_too(
     simulated_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

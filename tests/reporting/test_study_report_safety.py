@@ -14,7 +14,7 @@ from osteosap.reporting import study_report
 from osteosap.reporting.study_report import write_study_report
 from osteosap.reporting.study_results import read_study
 
-pytestmark = [pytest.mark.usefixtures("coarse"), pytest.mark.slow]
+pytestmark = pytest.mark.usefixtures("coarse")
 
 
 @pytest.mark.parametrize("name", ["../../cohort/patients/all/subject_1", "/etc", "..", "a\\b"])

@@ -52,8 +52,7 @@ def _on_one_and_two(folder: Path, **values: Any) -> tuple[Path, Path]:
     return folders
 
 
-@pytest.mark.parametrize("batch_dice", [True, False])
-@pytest.mark.slow
+@pytest.mark.parametrize("batch_dice", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path, batch_dice: bool) -> None:
     one, two = _on_one_and_two(tmp_path, steps=1, batch_dice=batch_dice)
     expected = _gradients(one)

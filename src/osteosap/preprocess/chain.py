@@ -112,6 +112,8 @@ def assemble_exam(
         Called with what is being done and the fraction of it that is done.
     threads
         Stations worked on at once; None: as many as there are cores. The result is the same.
+        Meanwhile BLAS has one thread in the whole process: for several exams at once, use
+        processes.
 
     Returns
     -------
