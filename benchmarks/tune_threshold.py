@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from osteosap.cli.console import progress_bar
+from osteosap.cli.console import progress_bar, set_up_logging
 from osteosap.evaluation.matching import as_components
 from osteosap.inference.candidates import CandidateConfig
 from osteosap.inference.cohort import predict_exams
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--exams", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    set_up_logging(quiet=False)
     found = find_cases(options.exams)
     with tempfile.TemporaryDirectory() as folder, progress_bar() as progress:
         predict_exams(
