@@ -540,7 +540,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def verdicts(content: dict[str, Any]) -> list[dict[str, Any]]:
     """What the project wants of preprocessing, what was found, and whether that holds."""
-    asked = [(content["all"], target, "all exams") for target in TARGETS]
+    everything = f"{len(content['exams'])} exams"
+    asked = [(content["all"], target, everything) for target in TARGETS]
     if "a" in content["sites"]:
         asked.append((content["sites"]["a"], ADC_TARGET, "site a"))
     rows = []

@@ -210,6 +210,9 @@ def test_a_run_that_is_interrupted_from_outside_cleans_up(tmp_path):
         deadline = time.monotonic() + 20
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
+        ended = process.poll() is not None
+        process.kill()
+    assert ended
     assert not root.exists()
 
 
